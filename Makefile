@@ -1,0 +1,85 @@
+# Everything here runs on a Debian machine with Go and root. What else is needed
+# comes from apt (.ci/setup says what before it installs it) and from Go's
+# module proxy. Build results go to .build/.
+
+SHELL       := bash
+STATICCHECK := .build/staticcheck-v0.8.2/staticcheck
+LATEST      := -modfile=go.latest.mod
+BUILDCTL    := .build/buildctl-v0.25.2 .build/buildctl-v0.34.2
+TESTFLAGS   ?=
+
+# A checkout that belongs to another user is none of Go's business.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+.PHONY: help build demo test fmt vet staticcheck unit unit-latest setup-demo setup-test setup-dockerd clean
+
+help:
+	@echo "make demo         build a Dockerfile on overlay2, twice; look at it; prune it; check that nothing is left"
+	@echo "make test         formatting, vet, staticcheck, and all tests with the race detector and with both module files"
+	@echo "make test-dockerd all tests on dockerd 28.5.2, with graphsnap in it and as it is"
+	@echo "make build        .build/graphsnapd and BuildKit's stock buildctl"
+	@echo "make clean        remove .build"
+
+build: $(BUILDCTL)
+	go build -o .build/graphsnapd ./adapter/graphsnapd
+
+demo: setup-demo build
+	.ci/with-scratch .ci/demo
+
+test: setup-test fmt vet staticcheck unit unit-latest
+
+fmt:
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
+
+vet:
+	go vet ./...
+	go vet $(LATEST) ./...
+
+staticcheck: $(STATICCHECK)
+	$(STATICCHECK) ./...
+
+# dockerd's own tests need dockerd, which takes long to build: see test-dockerd.
+unit: $(BUILDCTL)
+	.ci/with-scratch go test -race -count=1 -timeout 10m $(TESTFLAGS) $$(go list ./... | grep -v /adapter/dockerd$$)
+	GRAPHSNAP_BOUNDS=1 .ci/with-scratch go test -race -count=1 -timeout 10m $(TESTFLAGS) ./engine
+
+# The newest BuildKit and containerd, compiled from the same source.
+unit-latest: $(BUILDCTL)
+	.ci/with-scratch go test $(LATEST) -count=1 -timeout 10m $(TESTFLAGS) $$(go list ./... | grep -v /adapter/dockerd$$)
+
+setup-demo:
+	@.ci/setup demo
+
+setup-test:
+	@.ci/setup test
+
+setup-dockerd:
+	@.ci/setup dockerd
+
+$(STATICCHECK):
+	GOBIN="$$PWD/$(@D)" go install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Stock clients come from BuildKit's own module, built inside it so that its
+# go.mod alone decides about their dependencies.
+.build/buildctl-%:
+	target="$$PWD/$@"; mkdir -p .build && \
+	cd "$$(go mod download -json github.com/moby/buildkit@$* | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p')" && \
+	CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -o "$$target" ./cmd/buildctl
+
+clean:
+	rm -rf .build
+
+# dockerd 28.5.2 with graphsnap in it, bin/dockerd, and as it is, bin/dockerd-stock.
+.PHONY: dockerd bench-dockerd
+dockerd:
+	adapter/dockerd/build
+
+# A wide build on both of them in turn, five times each.
+bench-dockerd: setup-dockerd dockerd
+	.ci/with-scratch go test -run '^$$' -bench '^BenchmarkWideBuild$$' -benchtime 5x -v -timeout 1h ./adapter/dockerd
+
+# The tests on real dockerds: builds both of them first.
+.PHONY: test-dockerd
+test-dockerd: setup-dockerd dockerd
+	.ci/with-scratch go test -count=1 -timeout 40m -v $(TESTFLAGS) ./adapter/dockerd

@@ -1,0 +1,106 @@
+package actors
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/containerd/errdefs"
+)
+
+// Message is what an owner is sent. Handle runs on the owner's goroutine and has
+// answered when it returns: what it left unanswered is failed, so that an asker
+// never hangs. Fail answers with an error; messages get it from the Reply that
+// they embed.
+type Message[V any] interface {
+	Handle(*Owner[V])
+	Fail(error)
+}
+
+// Question is a Message with an answer of type R: one that embeds Reply[R].
+type Question[V, R any] interface {
+	Message[V]
+	slot() *Reply[R]
+}
+
+// Owner is what a handler sees of the key it works on. It is valid only within
+// Handle.
+type Owner[V any] cell[V]
+
+// Key is the key that is owned.
+func (o *Owner[V]) Key() string { return o.key }
+
+// Value is the value last published, nil for none.
+func (o *Owner[V]) Value() *V { return o.value.Load() }
+
+// Publish makes v what everybody reads for the key from now on; nil takes the
+// key away. v must not be changed afterwards.
+func (o *Owner[V]) Publish(v *V) { o.value.Store(v) }
+
+var errUnanswered = fmt.Errorf("the owner left the message unanswered: %w", errdefs.ErrInternal)
+
+// box is what a running owner has beyond its cell: its queue, under the lock of
+// the cell's shard, and what its goroutine needs. Boxes are pooled. One goes back
+// with an empty queue, hence without a line, and when the cell no longer leads to
+// it; a sender that was in the line looks only at its own waiter.
+type box[V any] struct {
+	owners *Owners[V]
+	loop   func() // run, so that starting it allocates nothing
+	queue  queue[Message[V]]
+
+	shard *shard[V]
+	cell  *cell[V]
+}
+
+func newBox[V any](o *Owners[V], bound int) *box[V] {
+	b := &box[V]{owners: o, queue: queue[Message[V]]{bound: bound}}
+	b.loop = b.run
+	return b
+}
+
+// run is the owner's goroutine. It ends, under the lock that senders take, when
+// there is nothing to handle.
+func (b *box[V]) run() {
+	idle := false
+	defer func() {
+		if !idle {
+			// A handler called runtime.Goexit, as a test that fails in one does.
+			// The messages behind it are handled all the same.
+			go b.loop()
+		}
+	}()
+	for {
+		b.shard.mu.Lock()
+		m, ok := b.queue.pop()
+		if !ok {
+			break
+		}
+		b.shard.mu.Unlock()
+		b.handle(m)
+	}
+	idle = true
+	o, s, c := b.owners, b.shard, b.cell
+	c.box = nil
+	if c.value.Load() == nil {
+		o.table.remove(s, c)
+	}
+	s.mu.Unlock()
+	b.shard, b.cell = nil, nil
+	o.boxes.Put(b)
+	o.gate.Leave()
+}
+
+func (b *box[V]) handle(m Message[V]) {
+	defer func() {
+		cause := recover()
+		if cause == nil {
+			m.Fail(errUnanswered)
+			return
+		}
+		config, key := &b.owners.config, b.cell.key
+		if config.Panicked != nil {
+			config.Panicked(key, cause, debug.Stack())
+		}
+		m.Fail(fmt.Errorf("owner of %s %q panicked handling %T: %v: %w", config.Name, key, m, cause, errdefs.ErrInternal))
+	}()
+	m.Handle((*Owner[V])(b.cell))
+}

@@ -1,0 +1,129 @@
+package adapter
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/continuity/fs"
+	"github.com/docker/docker/daemon/graphdriver"
+	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
+)
+
+// driver makes a graph driver what the engine needs.
+type driver struct {
+	graphdriver.Driver
+	idmap user.IdentityMapping // the driver's
+	// links is the directory in which an overlay driver keeps a short symbolic
+	// link to every directory, "" for drivers that have none. It lies in the
+	// driver's home.
+	links string
+}
+
+func newDriver(d graphdriver.Driver, idmap user.IdentityMapping) (*driver, error) {
+	w := &driver{Driver: d, idmap: idmap}
+	switch d.String() {
+	case "overlay2", "fuse-overlayfs":
+		// The driver does not tell where its home is, but the directory of links
+		// lies in it and is described as if it were a graph ID.
+		const links = "l"
+		m, err := d.GetMetadata(links)
+		if err != nil {
+			return nil, fmt.Errorf("locate the home of graph driver %s: %w", d, err)
+		}
+		w.links = filepath.Dir(m["UpperDir"])
+	}
+	return w, nil
+}
+
+func (d *driver) Get(id string) (string, error) { return d.Driver.Get(id, "") }
+
+func (d *driver) Create(id, parent string) error { return d.Driver.Create(id, parent, nil) }
+
+// Remove deletes the directory of id. An overlay driver finds the link to a
+// directory through a file in it; where that is missing, since Create failed or
+// the process died, the link is looked for among all.
+func (d *driver) Remove(id string) error {
+	if d.links == "" {
+		if !d.Driver.Exists(id) {
+			return nil // btrfs makes that an error
+		}
+		return d.Driver.Remove(id)
+	}
+	_, err := os.Stat(filepath.Join(filepath.Dir(d.links), id, "link"))
+	linked := err == nil
+	if err := d.Driver.Remove(id); err != nil || linked {
+		return err
+	}
+	return d.removeLinks(id)
+}
+
+// Usage measures what lies in the directory itself, where the driver keeps that
+// apart, else what differs from the parent.
+func (d *driver) Usage(ctx context.Context, id, parent string) (snapshots.Usage, error) {
+	m, err := d.Driver.GetMetadata(id)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	var u fs.Usage
+	if upper := m["UpperDir"]; upper != "" {
+		u, err = fs.DiskUsage(ctx, upper)
+	} else {
+		u, err = d.difference(ctx, id, parent)
+	}
+	return snapshots.Usage{Size: u.Size, Inodes: u.Inodes}, err
+}
+
+func (d *driver) difference(ctx context.Context, id, parent string) (u fs.Usage, err error) {
+	dir, err := d.Get(id)
+	if err != nil {
+		return u, err
+	}
+	defer d.Put(id)
+	if parent == "" {
+		return fs.DiskUsage(ctx, dir)
+	}
+	below, err := d.Get(parent)
+	if err != nil {
+		return u, err
+	}
+	defer d.Put(parent)
+	return fs.DiffUsage(ctx, below, dir)
+}
+
+// Copies answers false for the drivers that are known to make a directory at one
+// stroke or to leave it recognisably unfinished.
+func (d *driver) Copies() bool {
+	switch d.String() {
+	case "overlay2", "fuse-overlayfs", "btrfs", "zfs":
+		return false
+	}
+	return true
+}
+
+// Sync writes out the file system that the directory lies on.
+func (d *driver) Sync(id string) error {
+	m, err := d.Driver.GetMetadata(id)
+	if err != nil {
+		return err
+	}
+	dir := m["UpperDir"]
+	if dir == "" {
+		if dir, err = d.Get(id); err != nil {
+			return err
+		}
+		defer d.Put(id)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync the file system of %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,32 @@
+// graphsnapd is a BuildKit daemon whose snapshots live in one of Docker's
+// graph drivers, kept by the graphsnap engine.
+//
+// It puts together BuildKit's own controller, solver, frontends, runc executor
+// and exporters; what differs from buildkitd is the snapshotter and the lease
+// manager under them (snapshotter.go). Flags carry buildkitd's names where
+// they mean the same.
+//
+//	graphsnapd --root /var/lib/graphsnap --driver overlay2   # the daemon
+//	graphsnapd build . -o type=oci,dest=image.tar            # one build, then the end
+//
+// The second form runs the same daemon inside the process that asks for the
+// build, reachable through memory only, and ends it in order afterwards.
+//
+// # Files below the root
+//
+//	graphsnapd.lock     held with flock(2) while a daemon runs on this root
+//	cache.db            the solver's cache keys
+//	history.db          the build history
+//	tmp/                temporary files and mounts, emptied at start
+//	runc-<driver>/      everything that belongs to one graph driver:
+//	    <driver>/           the driver's own directories
+//	    snapshots.db        the engine's records
+//	    containerdmeta.db   content and leases
+//	    metadata_v2.db      the cache records
+//	    content/            blobs
+//	    executor/           bundles of running containers
+//
+// All mounts that a build makes are below the root. That is what lets the
+// daemon promise that none is left when it has ended, and remove those of a
+// predecessor that was killed.
+package main

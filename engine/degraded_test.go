@@ -1,0 +1,154 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/graphsnap/graphsnap/persist"
+)
+
+// breakSync puts another file in the place of the open database: what is written
+// goes nowhere, and a sync fails, as it does on a disk that is about to die.
+func (h *harness) breakSync() {
+	h.t.Helper()
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	must(h.t, err)
+	defer null.Close()
+	fds, err := os.ReadDir("/proc/self/fd")
+	must(h.t, err)
+	for _, fd := range fds {
+		if target, _ := os.Readlink("/proc/self/fd/" + fd.Name()); target == filepath.Join(h.root, "snapshots.db") {
+			var n int
+			_, err := fmt.Sscan(fd.Name(), &n)
+			must(h.t, err)
+			must(h.t, unix.Dup3(int(null.Fd()), n, unix.O_CLOEXEC))
+			return
+		}
+	}
+	h.t.Fatal("the database is not open")
+}
+
+// P9: after a failed sync writes are refused and reads go on; what was acknowledged
+// is there after reopening, and what was not is left to recovery.
+func TestAfterAFailedSyncReadsGoOn(t *testing.T) {
+	h := open(t)
+	h.leases = newMemoryLeases()
+	for _, key := range []string{"a", "b"} {
+		must(t, h.Prepare(t.Context(), "making-"+key, ""))
+		must(t, h.Commit(t.Context(), key, "making-"+key))
+	}
+	must(t, h.Prepare(t.Context(), "active", "a"))
+	must(t, h.db.Write(t.Context())) // or what waits for a batch to ride in is the first to fail
+	h.breakSync()
+
+	err := h.Prepare(t.Context(), "new", "a")
+	if !errdefs.IsUnavailable(err) || !errors.Is(err, persist.ErrIndeterminate) || !strings.Contains(err.Error(), "prepare \"new\"") {
+		t.Errorf("the batch that failed: %v", err)
+	}
+	removes := h.driver.count("Remove")
+	for what, err := range map[string]error{
+		"prepare": h.Prepare(t.Context(), "newer", ""),
+		"commit":  h.Commit(t.Context(), "c", "active"),
+		"update":  relabel(h, "a"),
+		"err":     h.Err(),
+	} {
+		if !errdefs.IsUnavailable(err) || errors.Is(err, persist.ErrIndeterminate) || !strings.Contains(err.Error(), "open it again") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for key, there := range map[string]bool{"a": true, "b": true, "active": true, "new": false, "newer": false, "c": false} {
+		if h.absent(key) == there {
+			t.Errorf("%q is there: %v", key, !there)
+		}
+	}
+	m, err := h.Mounts(t.Context(), "active")
+	must(t, err)
+	_, release, err := m.Mount()
+	must(t, err)
+	must(t, release())
+	if n := h.driver.count("Remove"); n != removes {
+		t.Error("a directory was deleted though nothing is known of the database")
+	}
+	must(t, h.Close())
+
+	before := inode(t, h.root)
+	h.reopen()
+	if inode(t, h.root) == before {
+		t.Error("the database was not written anew")
+	}
+	for _, key := range []string{"a", "b", "active"} {
+		if h.absent(key) {
+			t.Errorf("%q was acknowledged and is gone", key)
+		}
+	}
+	must(t, h.Prepare(t.Context(), "new", "a"))
+}
+
+func relabel(h *harness, key string) error {
+	_, err := h.Update(h.t.Context(), snapshots.Info{Name: key, Labels: map[string]string{"l": "v"}}, "labels.l")
+	return err
+}
+
+func inode(t *testing.T, root string) uint64 {
+	t.Helper()
+	var st syscall.Stat_t
+	must(t, syscall.Stat(filepath.Join(root, "snapshots.db"), &st))
+	return st.Ino
+}
+
+// P9 on a file system that is really full: nothing is lost, and all goes on
+// without a restart when there is room.
+func TestAFullDiskHurtsNothing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a small file system needs root")
+	}
+	h := &harness{t: t, driver: newMemoryDriver(), leases: newMemoryLeases(), root: t.TempDir()}
+	must(t, syscall.Mount("none", h.root, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { _ = syscall.Unmount(h.root, syscall.MNT_DETACH) })
+	h.opts = []Option{WithGrace(0)}
+	h.reopen()
+
+	l := Lease{Namespace: "ns", ID: "l"}
+	big := snapshots.WithLabels(map[string]string{"filler": strings.Repeat("x", 4000)})
+	var kept []string
+	var err error
+	for i := 0; err == nil && i < 10_000; i++ {
+		key := fmt.Sprint("k", i)
+		h.lease(l, key)
+		if err = h.Prepare(t.Context(), key, "", big); err == nil {
+			kept = append(kept, key)
+		}
+	}
+	if !errdefs.IsUnavailable(err) || !errors.Is(err, persist.ErrNoRoom) || !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("full: %v", err)
+	}
+	if h.Err() != nil {
+		t.Errorf("writes are refused for good: %v", h.Err())
+	}
+	for _, key := range kept {
+		if h.absent(key) {
+			t.Errorf("%q was acknowledged and is gone", key)
+		}
+	}
+	// A removal that finds no room is made up for, too. Whether it finds any
+	// depends on the pages that are free.
+	h.endLease(l)
+	must(t, syscall.Mount("none", h.root, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
+	must(t, h.Prepare(t.Context(), "roomy", "", big))
+	for _, key := range kept {
+		eventually(t, key+" is removed", func() bool { return h.absent(key) })
+	}
+	if h.absent("roomy") {
+		t.Error("without a lease from the beginning, it was removed")
+	}
+	h.finish()
+}

@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"context"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
+
+	"github.com/graphsnap/graphsnap/persist"
+)
+
+// layerLoader gives snapshots that are loaded their layers, with references. All
+// records are loaded before anything is released or removed, since a reference that
+// is taken last may be the first that a layer has.
+type layerLoader struct {
+	e       *Engine
+	chainID map[string]string // of the layer that has the directory, by graph ID
+	repair  []persist.Mutation
+	lost    []string // borrowed layers that are not there any more
+}
+
+func (e *Engine) newLayerLoader() *layerLoader {
+	l := &layerLoader{e: e, chainID: map[string]string{}}
+	if e.layers != nil {
+		for _, layer := range e.layers.All() {
+			l.chainID[layer.GraphID()] = layer.ChainID()
+		}
+	}
+	return l
+}
+
+// body turns a record into a snapshot. It answers nil for a borrowed layer that is
+// not there any more.
+func (l *layerLoader) body(ctx context.Context, r persist.Record) *body {
+	if r.Kind == persist.Borrowed {
+		return l.borrowed(ctx, r)
+	}
+	b := fromRecord(r)
+	b.serial = l.e.clock.Add(1)
+	if b.kind != snapshots.KindCommitted || l.e.layers == nil {
+		b.chainID = r.ChainID
+		return b
+	}
+	id := r.ChainID
+	if owner := l.chainID[b.graphID]; owner != "" && b.owned() {
+		// Registration may have outrun the record: the directory is that of this
+		// layer, whatever is recorded.
+		id = owner
+	}
+	if id == "" {
+		return b
+	}
+	layer, err := l.e.layers.Get(id)
+	if err != nil {
+		// The directory is ours again. An intent to register that came to nothing
+		// ends here as well.
+		log.G(ctx).WithError(err).WithField("key", r.Key).WithField("chainID", id).Warn("the layer of a snapshot is gone")
+		r.ChainID = ""
+		l.repair = append(l.repair, persist.Put(r))
+		return b
+	}
+	b.layer, b.chainID = layer, id
+	if id != r.ChainID {
+		r.ChainID = id
+		l.repair = append(l.repair, persist.Put(r))
+	}
+	return b
+}
+
+func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *body {
+	if l.e.layers == nil {
+		log.G(ctx).WithField("key", r.Key).Error("a layer of the layer store is recorded and there is no layer store")
+		l.lost = append(l.lost, r.Key)
+		return nil
+	}
+	layer, err := l.e.layers.Get(r.Key)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("key", r.Key).Error("a borrowed layer is gone")
+		l.repair = append(l.repair, persist.Delete(r.Key))
+		l.lost = append(l.lost, r.Key)
+		return nil
+	}
+	b := l.e.borrowedBody(layer)
+	b.labels, b.updated = r.Labels, r.Updated
+	return b
+}
+
+// finish writes down what was found and takes out of keys what stood on layers that
+// are lost. The directory of such a snapshot does not hold what it should, so it is
+// removed; but where there is no layer store at all it is only hidden, since that
+// may have been forgotten.
+func (l *layerLoader) finish(ctx context.Context, keys []string) (sound []string) {
+	e := l.e
+	on := map[string][]string{}
+	var parents []string
+	for _, key := range keys {
+		b := e.keys.Load(key).body
+		if !b.pins() {
+			continue
+		}
+		on[b.parent] = append(on[b.parent], key)
+		if len(on[b.parent]) > 1 || !chainID(b.parent) || e.keys.Load(b.parent) != nil || slices.Contains(l.lost, b.parent) {
+			continue
+		}
+		// dockerd forgets that it borrowed a layer when any lease of it ends.
+		r := persist.Record{Key: b.parent, Kind: persist.Borrowed}
+		if p := l.borrowed(ctx, r); p != nil {
+			l.repair = append(l.repair, persist.Put(r))
+			e.keys.Seed(b.parent, &state{phase: present, body: p, leased: true})
+			parents = append(parents, b.parent)
+		}
+	}
+	keys = append(keys, parents...)
+	if len(l.repair) > 0 {
+		e.db.Later(l.repair...)
+	}
+	if len(l.lost) == 0 {
+		return keys
+	}
+	unsound := map[string]bool{}
+	for lost := l.lost; len(lost) > 0; {
+		for _, key := range on[lost[0]] {
+			unsound[key] = true
+			lost = append(lost, key)
+			l.drop(ctx, key)
+		}
+		lost = lost[1:]
+	}
+	return slices.DeleteFunc(keys, func(key string) bool { return unsound[key] })
+}
+
+func (l *layerLoader) drop(ctx context.Context, key string) {
+	e := l.e
+	b := e.keys.Load(key).body
+	log.G(ctx).WithField("key", key).WithField("parent", b.parent).Error("a snapshot stands on a layer that is gone")
+	e.keys.Seed(key, nil)
+	switch {
+	case e.layers == nil:
+	case b.owned():
+		if b.layer != nil {
+			_ = e.releaseLayer(b.layer)
+		}
+		e.db.Later(persist.Remove(key, b.graphID))
+		e.leftovers.Put(b.graphID)
+	default:
+		e.db.Later(persist.Delete(key))
+	}
+}

@@ -1,0 +1,102 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/graphsnap/graphsnap/actors"
+)
+
+// Mounts returns how to mount the active snapshot or view key. It mounts nothing
+// and does not block.
+//
+// Errors: ErrNotFound, ErrFailedPrecondition for a committed snapshot,
+// ErrUnavailable after Close.
+func (e *Engine) Mounts(ctx context.Context, key string) (*Mountable, error) {
+	b, err := e.lookup(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("mounts: %w", err)
+	}
+	if b.kind == snapshots.KindCommitted {
+		return nil, fmt.Errorf("mounts of %q: a committed snapshot is mounted through a view: %w", key, errdefs.ErrFailedPrecondition)
+	}
+	return e.mountable(key, b), nil
+}
+
+func (e *Engine) mountable(key string, b *body) *Mountable {
+	return &Mountable{e: e, key: key, body: b}
+}
+
+// Mountable is how to mount what a key named when Mounts or View returned it. It
+// belongs to that directory, not to the key: that of an active snapshot still
+// mounts it writable after a Commit gave it a name.
+type Mountable struct {
+	e    *Engine
+	key  string
+	body *body
+}
+
+// Mount takes a hold, for which the driver mounts the directory where it is not
+// mounted yet, and returns a bind of it, read-only for a view, with the function
+// that ends the hold. A removal for want of a lease waits for all holds. Mount
+// blocks while the driver mounts or unmounts the directory. Releasing twice
+// releases once.
+//
+// Errors: ErrNotFound where the snapshot is gone, ErrUnavailable after Close, the
+// driver's.
+func (m *Mountable) Mount() (_ []mount.Mount, release func() error, err error) {
+	e := m.e
+	if !e.gate.Enter() {
+		return nil, nil, fmt.Errorf("mount %q: %w", m.key, errClosed)
+	}
+	defer e.gate.Leave()
+
+	view := m.body.kind == snapshots.KindView
+	if view {
+		if _, err := actors.Ask(e.ctx, e.keys, m.key, &hold{question[done]{e: e}, m.body}); err != nil {
+			return nil, nil, fmt.Errorf("mount: %w", err)
+		}
+	}
+	taken := false
+	defer func() {
+		if !taken {
+			m.unhold()
+		}
+	}()
+	h, err := e.mounts.Acquire(e.ctx, m.body.graphID, !view)
+	if !view && m.body.removed.Load() {
+		// What was mounted, if anything, is a snapshot that came to bear the same
+		// graph ID afterwards. One that is held is not removed.
+		if err == nil {
+			_ = h.Release()
+		}
+		return nil, nil, fmt.Errorf("mount: %w", errNotFound(m.key))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("mount %q: %w", m.key, err)
+	}
+	taken = true
+
+	options := []string{"rbind"}
+	if view {
+		options = append(options, "ro")
+	}
+	release = sync.OnceValue(func() error {
+		defer m.unhold()
+		return h.Release()
+	})
+	return []mount.Mount{{Type: "bind", Source: h.Dir(), Options: options}}, release, nil
+}
+
+// unhold undoes the hold of a view. Holds of directories are counted by the table
+// of mounts alone.
+func (m *Mountable) unhold() {
+	if m.body.kind == snapshots.KindView {
+		m.e.keys.Owe(m.key, &unhold{question[done]{e: m.e}, m.body})
+	}
+}

@@ -1,0 +1,433 @@
+package engine
+
+// What Open does about the disk after it has read the records.
+//
+// # What is looked at
+//
+// A process that died leaves intents: records of directories that may be half made,
+// and removals of directories that may be half gone. It leaves mounts. What it had
+// recorded as whole is whole, since the kernel went on.
+//
+// A machine that lost its power leaves less: of what was made shortly before, the
+// file system may have lost any entry of a directory, while the database, which
+// syncs, has the record. File systems write such entries back on their own within
+// half a minute at most; ten are allowed for here.
+//
+// So of every record it is checked that there is a directory, by reading the
+// driver's home once and comparing the names: about a microsecond each. Only those of
+// which more may be missing are looked into one by one, some 40 microseconds each:
+// those that are marked as unfinished, and after a restart of the
+// machine those that were made in the last ten minutes before its end.
+//
+// # What is done about it
+//
+//	creating, driver copies    undone: the record goes, the directory after it
+//	creating, others           made whole, its content kept; made anew where it is
+//	                           empty. It may have been answered
+//	active or own view, lost   made anew, empty
+//	committed, lost            its record stays, but nobody sees it, nor what stands
+//	                           on it. It goes when no lease names it any more
+//	removal                    given to those who delete; forgotten where nothing is
+//	                           left; dropped where a record bears the graph ID anew
+//	mounts                     ended, at graph IDs of records and removals alone
+//
+// A committed snapshot of which the directory is there but broken is marked as
+// unfinished, so that the next Open looks into it again.
+//
+// Each step leaves the intent that caused it until it is done, so that dying in
+// between, however often, leads to the same end. Nothing is deleted or unmounted but
+// what a record or a removal names: the driver's home may be shared.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/graphsnap/graphsnap/persist"
+)
+
+// recent is how long before its end a machine may have made what it then lost.
+const recent = 10 * time.Minute
+
+// recovery is what is known while Open runs. Nobody else looks at the states yet,
+// so they may be changed in place.
+type recovery struct {
+	ctx      context.Context
+	e        *Engine
+	progress *progress
+
+	keys       []string
+	creating   []string        // keys of records that say so
+	unreadable map[string]bool // keys of records that were read in part
+	removing   map[string]bool // graph IDs
+	newest     int64           // the last creation there is a record of, Unix nanoseconds
+
+	missing map[string]bool // graph IDs without a directory
+	linked  map[string]bool // of which there is something elsewhere
+	touched string          // graph ID of a directory that was made or changed
+	writes  []persist.Mutation
+
+	// For the log.
+	restored, anew, undone, gone, unmounted, removals, dropped int
+}
+
+func newRecovery(ctx context.Context, e *Engine) *recovery {
+	return &recovery{
+		ctx: ctx, e: e,
+		progress:   newProgress(ctx, "reading the records"),
+		unreadable: map[string]bool{},
+		removing:   map[string]bool{},
+	}
+}
+
+// record takes note of a record that was loaded.
+func (r *recovery) record(rec persist.Record) {
+	r.keys = append(r.keys, rec.Key)
+	r.newest = max(r.newest, rec.Created)
+	if rec.Creating {
+		r.creating = append(r.creating, rec.Key)
+	}
+}
+
+func (r *recovery) run() error {
+	began := time.Now()
+	r.creating = slices.DeleteFunc(r.creating, func(key string) bool {
+		return r.e.keys.Load(key) == nil // it stood on a layer that is gone
+	})
+	r.dropRemovals()
+	if err := r.survey(); err != nil {
+		return fmt.Errorf("look at the directories of the graph driver: %w", err)
+	}
+	suspects := r.suspects()
+	suspects = r.undo(suspects)
+	r.mend(suspects)
+	r.hideChildren()
+	r.settle()
+	r.remove()
+	r.report(time.Since(began), len(suspects))
+	return nil
+}
+
+// report says in one line what was found and done. After an end in order, with
+// nothing left to do, there is nothing to say.
+func (r *recovery) report(took time.Duration, lookedInto int) {
+	level := log.InfoLevel
+	if r.e.db.Ended() == persist.InOrder && lookedInto+r.undone+r.unmounted+r.removals+r.dropped == 0 {
+		level = log.DebugLevel
+	}
+	log.G(r.ctx).WithFields(log.Fields{
+		"snapshots": len(r.keys), "lastEnd": r.e.db.Ended().String(), "took": took.Round(time.Millisecond),
+		"unfinished": len(r.creating), "lookedInto": lookedInto, "restored": r.restored, "madeAnew": r.anew,
+		"undone": r.undone, "lost": r.gone, "unmounted": r.unmounted, "removals": r.removals, "removalsDropped": r.dropped,
+	}).Log(level, "snapshots recovered")
+}
+
+// dropRemovals gives up removals of graph IDs that live snapshots bear. Such a
+// removal was carried through, and what said so was lost in the crash, after the
+// graph ID had been borne anew.
+func (r *recovery) dropRemovals() {
+	if len(r.removing) == 0 {
+		return
+	}
+	for _, key := range r.keys {
+		if b := r.body(key); b.owned() && r.removing[b.graphID] {
+			r.e.db.Later(persist.Removed(b.graphID))
+			delete(r.removing, b.graphID)
+			r.dropped++
+		}
+	}
+}
+
+func (r *recovery) body(key string) *body { return r.e.keys.Load(key).body }
+
+// survey asks the driver about all graph IDs that this engine may have made a
+// directory or a mount of, and ends the mounts.
+func (r *recovery) survey() error {
+	ids := make([]string, 0, len(r.keys)+len(r.removing))
+	lent := map[string]bool{} // layers that views were mounted of
+	for _, key := range r.keys {
+		switch b := r.body(key); {
+		case b.owned():
+			ids = append(ids, b.graphID)
+		case b.borrows && b.graphID != "" && r.body(b.parent).foreign:
+			lent[b.graphID] = true
+		}
+	}
+	for id := range r.removing {
+		ids = append(ids, id)
+	}
+	for id := range lent {
+		ids = append(ids, id)
+	}
+	r.progress.stage("looking at the directories", len(ids))
+	var found Survey
+	err := protect("Survey", "", func() (err error) {
+		found, err = r.e.driver.Survey(ids)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.missing, r.linked = setOf(found.Missing), setOf(found.Linked)
+	for _, id := range found.Mounted {
+		if err := protect("Unmount", id, func() error { return r.e.driver.Unmount(id) }); err != nil {
+			log.G(r.ctx).WithError(err).WithField("graphID", id).Error("what a dead process had mounted stays mounted")
+			continue
+		}
+		r.unmounted++
+	}
+	return nil
+}
+
+func setOf(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[name] = true
+	}
+	return set
+}
+
+// suspects returns the keys of the snapshots whose directory is to be looked into.
+func (r *recovery) suspects() []string {
+	suspects := r.creating
+	restarted := r.e.db.Ended() == persist.Restarted
+	if len(r.missing) == 0 && !restarted {
+		return suspects
+	}
+	known := setOf(suspects)
+	for _, key := range r.keys {
+		b := r.body(key)
+		switch {
+		case known[key] || !b.owned():
+		case r.missing[b.graphID], restarted && (b.created == 0 || b.created > r.newest-int64(recent)):
+			suspects = append(suspects, key)
+		}
+	}
+	return suspects
+}
+
+// undo ends creations that a copying driver may have left half made. They were not
+// answered. It returns the other suspects.
+func (r *recovery) undo(suspects []string) (rest []string) {
+	if !r.e.driver.Copies() {
+		return suspects
+	}
+	creating := setOf(r.creating)
+	var undone []string
+	var w []persist.Mutation
+	for _, key := range suspects {
+		b := r.body(key)
+		// What is marked though it was committed is to be looked into. And what
+		// could not be read does not say that it is unfinished.
+		if !creating[key] || b.kind == snapshots.KindCommitted || r.unreadable[key] {
+			rest = append(rest, key)
+			continue
+		}
+		undone = append(undone, key)
+		w = append(w, persist.Remove(key, b.graphID))
+	}
+	if len(undone) == 0 {
+		return rest
+	}
+	if err := r.e.db.Write(r.ctx, w...); err != nil {
+		log.G(r.ctx).WithError(err).Error("unfinished snapshots stay recorded until the next start")
+		for _, key := range undone {
+			r.e.keys.Load(key).phase = lost
+		}
+		return rest
+	}
+	gone := setOf(undone)
+	kept := r.keys[:0]
+	for _, key := range r.keys {
+		if !gone[key] {
+			kept = append(kept, key)
+			continue
+		}
+		b := r.body(key)
+		r.removing[b.graphID] = true
+		if p := r.e.keys.Load(b.parent); b.pins() && p != nil {
+			p.children--
+		}
+		r.e.keys.Seed(key, nil)
+		r.undone++
+	}
+	r.keys = kept
+	return rest
+}
+
+// settle makes durable what was made or changed on disk, and then the marks that
+// say so. After another power loss nobody would look for it: the records are old.
+func (r *recovery) settle() {
+	if r.touched != "" {
+		if err := protect("Sync", r.touched, func() error { return r.e.driver.Sync(r.touched) }); err != nil {
+			log.G(r.ctx).WithError(err).Error("what recovery made on disk could not be synced, and is looked at again at the next start")
+			return
+		}
+	}
+	if len(r.writes) > 0 {
+		r.e.db.Later(r.writes...)
+	}
+}
+
+// remove hands the removals to those who delete, but for those of which nothing is
+// left: with these a process that died had done everything but say so.
+func (r *recovery) remove() {
+	for id := range r.removing {
+		r.removals++
+		if r.missing[id] && !r.linked[id] {
+			r.e.db.Later(persist.Removed(id))
+			r.e.graphIDs.Free(id)
+			continue
+		}
+		r.e.leftovers.Put(id)
+	}
+}
+
+// mend looks into the directories of the suspects, those of parents before those of
+// their children, and makes whole what can be.
+func (r *recovery) mend(suspects []string) {
+	r.progress.stage("looking into directories", len(suspects))
+	creating, open := setOf(r.creating), setOf(suspects)
+	for _, key := range suspects {
+		var line []string // from key down to its lowest suspect parent
+		for k := key; open[k]; k = r.body(k).parent {
+			delete(open, k)
+			line = append(line, k)
+		}
+		for i := len(line) - 1; i >= 0; i-- {
+			r.mendOne(line[i], creating[line[i]])
+			r.progress.step()
+		}
+	}
+}
+
+var errParentLost = errors.New("its parent is lost")
+
+func (r *recovery) mendOne(key string, marked bool) {
+	s := r.e.keys.Load(key)
+	b := s.body
+	if !b.owned() || s.phase != present {
+		return
+	}
+	changed, err := r.restore(b)
+	switch {
+	case err == nil:
+		if changed {
+			r.touched = b.graphID
+			r.restored++
+		}
+		if marked {
+			r.writes = append(r.writes, persist.Put(b.record(key)))
+		}
+		return
+	case errors.Is(err, errParentLost):
+		// It is looked into when the parent is there again.
+	case !errdefs.IsNotFound(err):
+		log.G(r.ctx).WithError(err).WithField("key", key).WithField("graphID", b.graphID).Error("the directory of a snapshot could not be looked into; there is no such snapshot until the next start")
+	case b.kind == snapshots.KindCommitted:
+		log.G(r.ctx).WithField("key", key).WithField("graphID", b.graphID).Error("the directory of a committed snapshot is lost, and the snapshot with it; there is no such snapshot any more, nor those on top of it")
+	default:
+		if err := r.makeAnew(b); err != nil {
+			log.G(r.ctx).WithError(err).WithField("key", key).WithField("graphID", b.graphID).Error("the directory of a snapshot is lost and could not be made anew; there is no such snapshot until the next start")
+			break
+		}
+		r.touched = b.graphID
+		r.anew++
+		if marked {
+			r.writes = append(r.writes, persist.Put(b.record(key)))
+		}
+		return
+	}
+	s.phase = lost
+	r.gone++
+	if b.kind == snapshots.KindCommitted && !marked && !r.missing[b.graphID] {
+		rec := b.record(key)
+		rec.Creating = true
+		r.writes = append(r.writes, persist.Put(rec))
+	}
+}
+
+// restore has the driver make the directory whole, if there is one and it has a
+// parent to stand on.
+func (r *recovery) restore(b *body) (changed bool, err error) {
+	on, err := r.below(b)
+	if err != nil {
+		return false, err
+	}
+	if r.missing[b.graphID] {
+		return false, errdefs.ErrNotFound
+	}
+	err = protect("Restore", b.graphID, func() (err error) {
+		changed, err = r.e.driver.Restore(b.graphID, on)
+		return err
+	})
+	return changed, err
+}
+
+// below returns the graph ID of the parent's directory, "" for none.
+func (r *recovery) below(b *body) (string, error) {
+	if b.parent == "" {
+		return "", nil
+	}
+	p := r.e.keys.Load(b.parent)
+	if p == nil || p.body == nil || p.phase != present {
+		return "", errParentLost
+	}
+	return p.body.graphID, nil
+}
+
+// makeAnew makes an empty directory in place of one that is lost, of which parts
+// may be left.
+func (r *recovery) makeAnew(b *body) error {
+	on, err := r.below(b)
+	if err != nil {
+		return err
+	}
+	if !r.missing[b.graphID] || r.linked[b.graphID] {
+		if err := protect("Remove", b.graphID, func() error { return r.e.driver.Remove(b.graphID) }); err != nil {
+			return err
+		}
+	}
+	return protect("Create", b.graphID, func() error { return r.e.driver.Create(b.graphID, on) })
+}
+
+// hideChildren makes what stands on a lost snapshot lost too.
+func (r *recovery) hideChildren() {
+	if r.gone == 0 {
+		return
+	}
+	hidden := map[string]bool{} // whether a key is lost, where that is known
+	for _, key := range r.keys {
+		var line []string
+		isLost := false
+		for k := key; ; {
+			known := false
+			if isLost, known = hidden[k]; known {
+				break
+			}
+			line = append(line, k)
+			hidden[k] = false // ends the walk of parents that go round in a circle
+			s := r.e.keys.Load(k)
+			if s == nil || s.body == nil {
+				break
+			}
+			if isLost = s.phase == lost; isLost || !s.body.pins() {
+				break
+			}
+			k = s.body.parent
+		}
+		for _, k := range line {
+			hidden[k] = isLost
+			if s := r.e.keys.Load(k); isLost && s != nil && s.phase == present {
+				s.phase = lost
+				r.gone++
+			}
+		}
+	}
+}

@@ -1,0 +1,3 @@
+// Package stress holds what tests the floors below it together, or against
+// each other.
+package stress
