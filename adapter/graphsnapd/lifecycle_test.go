@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,7 +19,8 @@ import (
 // sleeper is a build that holds a container, and thereby mounts, until killed.
 const sleeper = "FROM scratch\nCOPY bin/ /bin/\nRUN --mount=type=cache,target=/cache [\"/bin/busybox\", \"sleep\", \"86400\"]\n"
 
-// startSleeper begins that build and waits until its container has its mounts.
+// startSleeper begins that build and waits until its container runs: the mounts
+// are there before the runtime knows of a container.
 func startSleeper(t *testing.T, d *testDaemon, root string) <-chan error {
 	t.Helper()
 	dir := writeContext(t, root, "sleeper", sleeper)
@@ -27,10 +30,26 @@ func startSleeper(t *testing.T, d *testDaemon, root string) <-chan error {
 		result <- err
 	}()
 	d.waitFor("a running container", func() bool {
-		points, err := mountsBelow(filepath.Join(d.root, "runc-"+d.driver, "executor"))
-		return err == nil && len(points) > 0
+		containers, err := d.containers()
+		return err == nil && slices.ContainsFunc(containers, isRunning)
 	})
 	return result
+}
+
+// containers lists the IDs of the bundles that the daemon wrote and not removed.
+func (d *testDaemon) containers() ([]string, error) {
+	bundles, err := filepath.Glob(filepath.Join(d.root, "runc-"+d.driver, "executor", "*", "config.json"))
+	for i, bundle := range bundles {
+		bundles[i] = filepath.Base(filepath.Dir(bundle))
+	}
+	return bundles, err
+}
+
+// isRunning tells whether the runtime has the container's process running.
+func isRunning(container string) bool {
+	out, err := exec.Command("runc", "state", container).Output()
+	var state struct{ Status string }
+	return err == nil && json.Unmarshal(out, &state) == nil && state.Status == "running"
 }
 
 // TestSignalEndsInOrder: the first SIGTERM cancels the builds that run, and the
@@ -85,16 +104,15 @@ func TestStartAfterKill(t *testing.T) {
 			result := startSleeper(t, d, root)
 			d.kill()
 			<-result
-			bundles, err := filepath.Glob(filepath.Join(d.root, "runc-"+driver, "executor", "*", "config.json"))
-			if err != nil || len(bundles) == 0 {
-				t.Fatalf("a killed daemon left %d containers (%v): this test needs one", len(bundles), err)
+			containers, err := d.containers()
+			if err != nil || len(containers) == 0 {
+				t.Fatalf("a killed daemon left %d containers (%v): this test needs one", len(containers), err)
 			}
 			if points, err := mountsBelow(d.root); err != nil || len(points) == 0 {
 				t.Fatalf("a killed daemon left %d mounts (%v): this test needs some", len(points), err)
 			}
 			again := startDaemon(t, root, driver)
-			for _, bundle := range bundles {
-				container := filepath.Base(filepath.Dir(bundle))
+			for _, container := range containers {
 				if out, err := exec.Command("runc", "state", container).CombinedOutput(); err == nil {
 					t.Errorf("container %s of the killed daemon is still known: %s", container, out)
 				}
