@@ -98,11 +98,6 @@ func (b *Mailbox[M]) TryReceive(buf []M, limit int) []M {
 	return buf
 }
 
-// Ready returns a channel that yields when there may be something to receive,
-// for a receiver that waits for other things as well. A yield without a message
-// happens; a message without a yield does not.
-func (b *Mailbox[M]) Ready() <-chan struct{} { return b.wake }
-
 func (b *Mailbox[M]) take(buf *[]M, limit int) (got int) {
 	for got < limit {
 		m, ok := b.queue.pop()
@@ -111,11 +106,6 @@ func (b *Mailbox[M]) take(buf *[]M, limit int) (got int) {
 		}
 		*buf = append(*buf, m)
 		got++
-	}
-	if b.queue.n > 0 {
-		// What the limit left behind: the token may have been taken for what was
-		// received now.
-		b.nudge()
 	}
 	return got
 }

@@ -83,41 +83,6 @@ func TestReceiveSleepsUntilThereIsSomething(t *testing.T) {
 	})
 }
 
-// A receiver that waits for Ready sees every message, also those that the limit
-// of an earlier call left behind.
-func TestReadyMissesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := NewMailbox[int]("table", 100)
-		for i := range 10 {
-			_ = b.Send(t.Context(), i)
-		}
-		var j journal[int]
-		stop := make(chan struct{})
-		go func() {
-			for {
-				select {
-				case <-stop:
-					return
-				case <-b.Ready():
-					for _, n := range b.TryReceive(nil, 4) {
-						j.note(n)
-					}
-				}
-			}
-		}()
-		synctest.Wait()
-		if got := j.all(); len(got) != 10 || !slices.IsSorted(got) {
-			t.Error("received", got)
-		}
-		b.Owe(10)
-		synctest.Wait()
-		if got := j.all(); len(got) != 11 {
-			t.Error("received", got)
-		}
-		close(stop)
-	})
-}
-
 func TestMailboxClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewMailbox[int]("table", 1)
