@@ -331,3 +331,15 @@ func (w *worker) eventuallyEmpty(t testing.TB) {
 			len(w.site.links(t)) == 0 && len(w.site.mounts(t)) == 0
 	})
 }
+
+// collectUntilGone runs containerd's garbage collection until it took the lease.
+func (w *worker) collectUntilGone(t testing.TB, l leases.Lease) {
+	t.Helper()
+	eventually(t, "the lease expired", func() bool {
+		if _, err := w.mdb.GarbageCollect(inNamespace()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.lm.ListResources(inNamespace(), l)
+		return errdefs.IsNotFound(err)
+	})
+}

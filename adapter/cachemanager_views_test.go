@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -19,18 +18,6 @@ import (
 	"github.com/moby/buildkit/cache"
 	"golang.org/x/sys/unix"
 )
-
-// collectUntilGone runs containerd's garbage collection until it took the lease.
-func (w *worker) collectUntilGone(t testing.TB, l leases.Lease) {
-	t.Helper()
-	eventually(t, "the lease expired", func() bool {
-		if _, err := w.mdb.GarbageCollect(inNamespace()); err != nil {
-			t.Fatal(err)
-		}
-		_, err := w.lm.ListResources(inNamespace(), l)
-		return errdefs.IsNotFound(err)
-	})
-}
 
 // Two records with one chain ID, as of a compressed and a plain blob of one layer,
 // have one snapshot and one view of it, each under a lease of its own.
