@@ -11,6 +11,8 @@ import (
 	"github.com/docker/docker/daemon/graphdriver"
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
+
+	"github.com/graphsnap/graphsnap/engine"
 )
 
 // driver makes a graph driver what the engine needs.
@@ -21,10 +23,34 @@ type driver struct {
 	// link to every directory, "" for drivers that have none. It lies in the
 	// driver's home.
 	links string
+	// describer is nil where the driver mounts everything itself.
+	describer *describer
 }
 
-func newDriver(d graphdriver.Driver, idmap user.IdentityMapping) (*driver, error) {
-	w := &driver{Driver: d, idmap: idmap}
+// DriverOpt says how NewDriver uses a graph driver.
+type DriverOpt struct {
+	// IdentityMapping is the driver's.
+	IdentityMapping user.IdentityMapping
+	// OverlayMounts leaves it to those who hold a snapshot to mount it, which makes
+	// BuildKit's and containerd's fast paths for overlays work, see
+	// Opt.OverlayMounts.
+	OverlayMounts bool
+}
+
+// NewDriver makes d what an engine stands on. An engine, and what shares d with it,
+// may call it at once.
+//
+// Errors: those of the file system.
+func NewDriver(d graphdriver.Driver, o DriverOpt) (engine.Driver, error) {
+	w, err := newDriver(d, o)
+	if err != nil {
+		return nil, fmt.Errorf("use graph driver %s: %w", d, err)
+	}
+	return w, nil
+}
+
+func newDriver(d graphdriver.Driver, o DriverOpt) (w *driver, err error) {
+	w = &driver{Driver: d, idmap: o.IdentityMapping}
 	switch d.String() {
 	case "overlay2", "fuse-overlayfs":
 		// The driver does not tell where its home is, but the directory of links
@@ -32,14 +58,24 @@ func newDriver(d graphdriver.Driver, idmap user.IdentityMapping) (*driver, error
 		const links = "l"
 		m, err := d.GetMetadata(links)
 		if err != nil {
-			return nil, fmt.Errorf("locate the home of graph driver %s: %w", d, err)
+			return nil, fmt.Errorf("locate its home: %w", err)
 		}
 		w.links = filepath.Dir(m["UpperDir"])
 	}
-	return w, nil
+	if o.OverlayMounts {
+		w.describer, err = newDescriber(w)
+	}
+	return w, err
 }
 
-func (d *driver) Get(id string) (string, error) { return d.Driver.Get(id, "") }
+// Get mounts nothing where the mount of id can be described.
+func (d *driver) Get(id string) (string, error) {
+	described, err := d.describes(id)
+	if err != nil || described {
+		return "", err
+	}
+	return d.Driver.Get(id, "")
+}
 
 func (d *driver) Create(id, parent string) error { return d.Driver.Create(id, parent, nil) }
 

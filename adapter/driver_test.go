@@ -129,7 +129,7 @@ func (s *site) overlay2(t *testing.T, idmap user.IdentityMapping) *driver {
 		cannot(t, err.Error())
 	}
 	must(t, err)
-	d, err := newDriver(gd, idmap)
+	d, err := newDriver(gd, DriverOpt{IdentityMapping: idmap})
 	must(t, err)
 	return d
 }
@@ -204,7 +204,7 @@ func TestSurvey(t *testing.T) {
 	for _, driver := range drivers {
 		t.Run(driver, func(t *testing.T) {
 			s := newSite(t, driver)
-			d, err := newDriver(s.openDriver(t), user.IdentityMapping{})
+			d, err := newDriver(s.openDriver(t), DriverOpt{})
 			must(t, err)
 			for _, id := range []string{"there", "linked", "foreign", "foreign-linked"} {
 				must(t, d.Create(id, ""))

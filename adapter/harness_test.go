@@ -93,6 +93,7 @@ var boundsOf1 = []engine.Option{
 type site struct {
 	driver  string // its name
 	root    string
+	overlay bool            // mounts are described where they can be
 	foreign []string        // names in the driver's home that a test put there itself
 	options []engine.Option // of every process that opens the site
 
@@ -379,6 +380,7 @@ func (s *site) start(t testing.TB, opt Opt) (*process, error) {
 	if opt.Root == "" {
 		opt.Root = s.root
 	}
+	opt.OverlayMounts = opt.OverlayMounts || s.overlay
 
 	blobs, err := local.NewStore(s.path("content"))
 	if err != nil {

@@ -35,6 +35,12 @@ type Opt struct {
 	// have the type "snapshots/"+Name. A root that was opened under other names
 	// keeps what their resources name.
 	Name string
+	// OverlayMounts makes Mounts and View of overlay2 answer how to mount a snapshot
+	// with overlayfs, where that fits into the options of a mount, instead of a bind
+	// of what the engine mounted. BuildKit then computes differences from the upper
+	// directory, and, where Name is "overlayfs", makes merges of hard links on top of
+	// the base. With other drivers it does nothing.
+	OverlayMounts bool
 	// Engine tunes the engine.
 	Engine []engine.Option
 }
@@ -57,7 +63,7 @@ func NewSnapshotter(opt Opt, prevLM leases.Manager, ns string) (snapshot.Snapsho
 	case strings.ContainsAny(opt.Name, "\x00/"):
 		return nil, nil, fmt.Errorf("new snapshotter: the name %q contains NUL or a slash: %w", opt.Name, errdefs.ErrInvalidArgument)
 	}
-	d, err := newDriver(opt.GraphDriver, opt.IdentityMapping)
+	d, err := newDriver(opt.GraphDriver, DriverOpt{IdentityMapping: opt.IdentityMapping, OverlayMounts: opt.OverlayMounts})
 	if err != nil {
 		return nil, nil, fmt.Errorf("new snapshotter: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
@@ -23,6 +24,9 @@ func (freeDriver) Sync(string) error                    { return nil }
 func (freeDriver) Survey([]string) (Survey, error)      { return Survey{}, nil }
 func (freeDriver) Unmount(string) error                 { return nil }
 func (freeDriver) Restore(string, string) (bool, error) { return false, nil }
+func (freeDriver) Describe(string, bool) ([]mount.Mount, error) {
+	return nil, nil
+}
 func (freeDriver) Usage(context.Context, string, string) (snapshots.Usage, error) {
 	return snapshots.Usage{}, nil
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 
 	"github.com/graphsnap/graphsnap/mounts"
@@ -13,6 +14,11 @@ import (
 // Exists.
 type Driver interface {
 	mounts.Driver
+
+	// Describe returns how those who hold id mount it, read-only or not. It is
+	// called for a hold for which Get returned "". What is mounted shows what Get
+	// would have mounted.
+	Describe(id string, readonly bool) ([]mount.Mount, error)
 
 	// Create makes the directory of id on top of that of parent, "" for none.
 	// It is called only where Exists answered false.

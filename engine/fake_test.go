@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 // makes to drivers and lets a test step in before every call.
 type memoryDriver struct {
 	copies bool
+	leaves bool                        // the mounting to those who hold a directory
 	before func(call, id string) error // may be nil; may block, fail or panic
 
 	mu      sync.Mutex
@@ -177,10 +179,20 @@ func (d *memoryDriver) Get(id string) (string, error) {
 	if d.broken[id] != "" || d.stale[id] > 0 {
 		d.complain("Get of %q, which is not whole", id)
 	}
+	if d.leaves {
+		return "", nil
+	}
 	if d.mounted[id]++; d.mounted[id] > 1 {
 		d.complain("Get of %q, which is mounted", id)
 	}
 	return "/memory/" + id, nil
+}
+
+func (d *memoryDriver) Describe(id string, readonly bool) ([]mount.Mount, error) {
+	if err := d.enter("Describe", id); err != nil {
+		return nil, err
+	}
+	return []mount.Mount{{Type: "memory", Source: id}}, nil
 }
 
 func (d *memoryDriver) Put(id string) error {

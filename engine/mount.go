@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/graphsnap/graphsnap/actors"
+	"github.com/graphsnap/graphsnap/mounts"
 )
 
 // Mounts returns how to mount the active snapshot or view key. It mounts nothing
@@ -43,9 +44,10 @@ type Mountable struct {
 
 // Mount takes a hold, for which the driver mounts the directory where it is not
 // mounted yet, and returns a bind of it, read-only for a view, with the function
-// that ends the hold. A removal for want of a lease waits for all holds. Mount
-// blocks while the driver mounts or unmounts the directory. Releasing twice
-// releases once.
+// that ends the hold. Where the driver leaves the mounting to those who hold the
+// directory it returns what they are to mount, and to unmount before they release. A
+// removal for want of a lease waits for all holds. Mount blocks while the driver
+// mounts or unmounts the directory. Releasing twice releases once.
 //
 // Errors: ErrNotFound where the snapshot is gone, ErrUnavailable after Close, the
 // driver's.
@@ -80,17 +82,35 @@ func (m *Mountable) Mount() (_ []mount.Mount, release func() error, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("mount %q: %w", m.key, err)
 	}
+	how, err := e.described(h, m.body.graphID, view)
+	if err != nil {
+		_ = h.Release()
+		return nil, nil, fmt.Errorf("mount %q: %w", m.key, err)
+	}
 	taken = true
 
-	options := []string{"rbind"}
-	if view {
-		options = append(options, "ro")
-	}
 	release = sync.OnceValue(func() error {
 		defer m.unhold()
 		return h.Release()
 	})
-	return []mount.Mount{{Type: "bind", Source: h.Dir(), Options: options}}, release, nil
+	return how, release, nil
+}
+
+// described returns how to mount what h holds: a bind of what the driver mounted, or
+// what the driver leaves to the holders.
+func (e *Engine) described(h *mounts.Hold, graphID string, readonly bool) (how []mount.Mount, err error) {
+	if h.Dir() == "" {
+		err := protect("Describe", graphID, func() (err error) {
+			how, err = e.driver.Describe(graphID, readonly)
+			return err
+		})
+		return how, err
+	}
+	options := []string{"rbind"}
+	if readonly {
+		options = append(options, "ro")
+	}
+	return []mount.Mount{{Type: "bind", Source: h.Dir(), Options: options}}, nil
 }
 
 // unhold undoes the hold of a view. Holds of directories are counted by the table

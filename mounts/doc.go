@@ -23,7 +23,8 @@
 //
 // Where the driver's Put failed the graph ID is mounted still, with no holder.
 // An Acquire then shares that mount; a release, Seal, Drop or Close tries Put
-// again. A graph ID that is unmounted, not sealed and not waited for has no
+// again. Where Get mounted nothing there is no Put either: the graph ID counts as
+// mounted while it is held, and its holders mount it themselves. A graph ID that is unmounted, not sealed and not waited for has no
 // entry in the table.
 //
 // # Imports

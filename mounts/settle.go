@@ -34,6 +34,8 @@ func (a *actor) settle(e *entry) {
 		return
 	case e.state == Mounted && e.holders > 0:
 		return
+	case e.state == Mounted && e.dir == "":
+		a.unmounted(e, nil) // the driver mounted nothing
 	case e.state == Mounted && e.putFailed == nil:
 		e.state = Unmounting
 		a.start(e)

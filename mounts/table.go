@@ -19,9 +19,11 @@ import (
 // that panicked is taken to have mounted nothing, a Put that panicked to have
 // left the mount in place.
 type Driver interface {
-	// Get mounts id and returns the directory.
+	// Get mounts id and returns the directory. Where it leaves the mounting to
+	// those who hold id it returns "".
 	Get(id string) (dir string, err error)
-	// Put undoes a Get that succeeded. Where it fails the mount still stands.
+	// Put undoes a Get that returned a directory. Where it fails the mount still
+	// stands.
 	Put(id string) error
 }
 
@@ -109,7 +111,7 @@ type Hold struct {
 	err      error
 }
 
-// Dir is the directory, valid until Release, Drop or Close.
+// Dir is what the driver's Get returned, valid until Release, Drop or Close.
 func (h *Hold) Dir() string { return h.dir }
 
 // Release ends the hold. The last release of a graph ID unmounts it, waits for
