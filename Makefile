@@ -83,3 +83,8 @@ bench-dockerd: setup-dockerd dockerd
 .PHONY: test-dockerd
 test-dockerd: setup-dockerd dockerd
 	.ci/with-scratch go test -count=1 -timeout 40m -v $(TESTFLAGS) ./adapter/dockerd
+
+# Ten times as many power losses as in the other tests.
+.PHONY: powerloss
+powerloss: setup-test
+	GRAPHSNAP_POWERLOSS=10 .ci/with-scratch go test -count=1 -timeout 2h -v $(TESTFLAGS) ./stress/powerloss

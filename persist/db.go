@@ -81,7 +81,7 @@ func open(ctx context.Context, path string, o Options, change func(env) env) (*D
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open snapshot database %s: %w", path, err)
 	}
-	b, err := openBolt(ctx, path)
+	b, err := openOrCreate(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func open(ctx context.Context, path string, o Options, change func(env) env) (*D
 			return nil, err
 		}
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := errors.Join(removeBeside(path), syncDir(filepath.Dir(path))); err != nil {
 		_ = b.Close()
 		return nil, fmt.Errorf("open snapshot database %s: %w", path, err)
 	}
@@ -134,7 +134,8 @@ func open(ctx context.Context, path string, o Options, change func(env) env) (*D
 	return db, nil
 }
 
-func openBolt(ctx context.Context, path string) (db *bolt.DB, err error) {
+// openBolt opens the database at path, of which open opens the file.
+func openBolt(ctx context.Context, path string, open func(string, int, os.FileMode) (*os.File, error)) (db *bolt.DB, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	prefetched := prefetch(ctx, path)
 	defer func() {
@@ -151,7 +152,7 @@ func openBolt(ctx context.Context, path string) (db *bolt.DB, err error) {
 	db, err = bolt.Open(path, 0o600, &bolt.Options{
 		Timeout: lockTimeout,
 		OpenFile: func(path string, flag int, mode os.FileMode) (*os.File, error) {
-			f, err := os.OpenFile(path, flag, mode)
+			f, err := open(path, flag, mode)
 			file = f
 			return f, err
 		},

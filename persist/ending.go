@@ -106,7 +106,7 @@ func renew(ctx context.Context, db *bolt.DB, path string) (*bolt.DB, error) {
 		_ = db.Close()
 		return nil, fmt.Errorf("open snapshot database %s: copy it, since the last process did not close it in order: %w: %w", path, err, class)
 	}
-	if err := copyTo(db, path+".copy"); err != nil {
+	if err := copyTo(db, path+suffixCopy); err != nil {
 		_ = os.Remove(path + ".copy")
 		switch full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT); {
 		case !full:
@@ -121,11 +121,11 @@ func renew(ctx context.Context, db *bolt.DB, path string) (*bolt.DB, error) {
 	// Opened, and so locked, before it bears the name: whoever opens the name finds
 	// it locked, and whoever waits for the lock of the original sees that it has
 	// lost its name.
-	copied, err := openBolt(ctx, path+".copy")
+	copied, err := openBolt(ctx, path+suffixCopy, os.OpenFile)
 	if err != nil {
 		return failed(err, errdefs.ErrInternal)
 	}
-	if err := os.Rename(path+".copy", path); err != nil {
+	if err := os.Rename(path+suffixCopy, path); err != nil {
 		return failed(errors.Join(err, copied.Close()), errdefs.ErrInternal)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {

@@ -49,6 +49,44 @@ func (s *store) inode() uint64 {
 	return st.Ino
 }
 
+// A new database has no name until it is whole, and what is left of one that did not
+// become whole is in nobody's way.
+func TestANewDatabaseIsWholeOrNotThere(t *testing.T) {
+	s := &store{t: t, path: filepath.Join(t.TempDir(), "snapshots.db")}
+	if err := os.WriteFile(s.path+suffixNew, make([]byte, 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.open()
+	s.write(Put(active("k", "")))
+	s.wantOne(active("k", ""))
+	s.close()
+	for _, suffix := range []string{suffixNew, suffixCopy} {
+		if err := os.WriteFile(s.path+suffix, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.open()
+	s.wantOne(active("k", ""))
+	if beside, err := filepath.Glob(s.path + "?*"); err != nil || len(beside) > 0 {
+		t.Errorf("%q are left, %v", beside, err)
+	}
+}
+
+func TestTwoProcessesDoNotCreateTheDatabaseAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "snapshots.db")
+	other, err := bolt.Open(path+suffixNew, 0o600, nil) // another process, in the middle of it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := Open(context.Background(), path, Options{}); !errdefs.IsUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+	if err := other.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("k")); return err }); err != nil {
+		t.Errorf("the other's file was touched: %v", err)
+	}
+}
+
 func TestOpenKnowsHowTheLastProcessEnded(t *testing.T) {
 	s := &store{t: t, path: filepath.Join(t.TempDir(), "snapshots.db")}
 	s.openIn("first")

@@ -1,0 +1,353 @@
+package powerloss
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// node is an inode. What it holds is that at the begin of the recording, which the
+// disk has; ops change it.
+type node struct {
+	mode   fs.FileMode // directory, symbolic link, or file
+	target string      // of a link
+	data   []byte
+	names  map[string]*node
+}
+
+// op is a change of one inode's contents, or of entries of directories at one stroke.
+type op struct {
+	what    string // for messages
+	ended   int
+	durable int // when a sync that covers it ended
+
+	file *node
+	off  int
+	data []byte // nil: the file was cut or extended to off
+
+	entries []entry
+}
+
+type entry struct {
+	dir  *node
+	name string
+	to   *node // nil: it was removed
+}
+
+// sync is an fsync of an inode, or of all of them.
+type sync struct {
+	began, ended int
+	of           *node
+}
+
+type ack struct {
+	ended int
+	line  string
+}
+
+const never = 1 << 60
+
+// recording is what a process did below root.
+type recording struct {
+	root    string
+	initial *node
+	ops     []*op
+	syncs   []sync
+	acks    []ack // lines that the process wrote to its standard output
+}
+
+// record runs the process and takes note of all it does below root, of which what is
+// there before is on the disk.
+func record(t *testing.T, root, role string, args ...string) *recording {
+	t.Helper()
+	r := &recording{root: root, initial: readTree(t, root)}
+	b := &builder{recording: r, now: r.initial.clone(), open: map[int]*description{}, inodes: map[*node]*node{}}
+	b.index(r.initial, b.now)
+	for _, c := range trace(t, role, append([]string{root}, args...)...) {
+		if err := b.call(&c); err != nil {
+			t.Fatalf("%s(%.200s): %v", c.name, strings.Join(c.args, ", "), err)
+		}
+	}
+	for _, o := range r.ops {
+		o.durable = r.durableAt(o)
+	}
+	if len(r.acks) == 0 || len(r.syncs) == 0 {
+		t.Fatalf("the process acknowledged %d times and synced %d times", len(r.acks), len(r.syncs))
+	}
+	return r
+}
+
+// durableAt is when each of the inodes that o changes was synced.
+func (r *recording) durableAt(o *op) int {
+	when := func(n *node) int {
+		for _, s := range r.syncs { // in the order of their ends
+			if s.began > o.ended && (s.of == nil || s.of == n) {
+				return s.ended
+			}
+		}
+		return never
+	}
+	if o.file != nil {
+		return when(o.file)
+	}
+	at := 0
+	for _, e := range o.entries {
+		at = max(at, when(e.dir))
+	}
+	return at
+}
+
+// builder follows the process. It has a tree as the process sees it, of which each
+// inode stands for one of the recording.
+type builder struct {
+	*recording
+	now    *node
+	inodes map[*node]*node // of now, to those of the recording
+	open   map[int]*description
+}
+
+type description struct {
+	node *node
+	off  int
+	end  bool // O_APPEND
+}
+
+func (b *builder) index(recorded, now *node) {
+	b.inodes[now] = recorded
+	for name, n := range now.names {
+		b.index(recorded.names[name], n)
+	}
+}
+
+// find returns the directory of path, the name in it and what bears it. ok is false
+// for what is not below root.
+func (b *builder) find(path string) (dir *node, name string, n *node, ok bool) {
+	rel, err := filepath.Rel(b.root, path)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		return nil, "", nil, false
+	}
+	if rel == "." {
+		return nil, "", b.now, true
+	}
+	dir = b.now
+	parts := strings.Split(rel, "/")
+	for _, p := range parts[:len(parts)-1] {
+		if dir = dir.names[p]; dir == nil {
+			return nil, "", nil, false
+		}
+	}
+	name = parts[len(parts)-1]
+	return dir, name, dir.names[name], true
+}
+
+func (b *builder) add(c *call, o *op) {
+	o.what = c.name
+	if o.file != nil {
+		o.file = b.inodes[o.file]
+	}
+	for i, e := range o.entries {
+		if e.to == nil {
+			delete(e.dir.names, e.name)
+		} else {
+			e.dir.names[e.name] = e.to
+		}
+		o.what += " " + e.name
+		o.entries[i].dir, o.entries[i].to = b.inodes[e.dir], b.inodes[e.to]
+	}
+	o.ended = c.ended
+	b.ops = append(b.ops, o)
+}
+
+// create makes a new inode bear a name.
+func (b *builder) create(c *call, path string, mode fs.FileMode, target string) (*node, error) {
+	dir, name, _, ok := b.find(path)
+	if !ok {
+		return nil, nil
+	}
+	n := &node{mode: mode, target: target, names: map[string]*node{}}
+	b.inodes[n] = &node{mode: mode, target: target, names: map[string]*node{}}
+	b.add(c, &op{entries: []entry{{dir, name, n}}})
+	return n, nil
+}
+
+func (b *builder) call(c *call) error {
+	switch c.name {
+	case "openat":
+		delete(b.open, c.result)
+		_, _, n, ok := b.find(c.path(0))
+		if !ok {
+			return nil
+		}
+		flags := "|" + c.args[2] + "|"
+		if n == nil {
+			if !strings.Contains(flags, "|O_CREAT|") {
+				return errors.New("no such file in the recording")
+			}
+			n, _ = b.create(c, c.path(0), 0, "")
+		}
+		b.open[c.result] = &description{node: n, end: strings.Contains(flags, "|O_APPEND|")}
+		if strings.Contains(flags, "|O_TRUNC|") && len(n.data) > 0 {
+			n.data = nil
+			b.add(c, &op{file: n})
+		}
+	case "close":
+		delete(b.open, c.fd(0))
+	case "write", "pwrite64":
+		if c.fd(0) == 1 {
+			for _, line := range strings.Split(strings.TrimSuffix(c.str(1), "\n"), "\n") {
+				b.acks = append(b.acks, ack{c.ended, line})
+			}
+			return nil
+		}
+		d := b.open[c.fd(0)]
+		if d == nil {
+			return nil
+		}
+		data := []byte(c.str(1))[:c.result]
+		off := d.off
+		switch {
+		case c.name == "pwrite64":
+			off = c.number(3)
+		case d.end:
+			off = len(d.node.data)
+			fallthrough
+		default:
+			d.off = off + len(data)
+		}
+		d.node.write(off, data)
+		b.add(c, &op{file: d.node, off: off, data: data})
+	case "lseek":
+		if d := b.open[c.fd(0)]; d != nil {
+			d.off = c.result
+		}
+	case "ftruncate":
+		if d := b.open[c.fd(0)]; d != nil {
+			d.node.resize(c.number(1))
+			b.add(c, &op{file: d.node, off: c.number(1)})
+		}
+	case "fsync", "fdatasync":
+		if d := b.open[c.fd(0)]; d != nil {
+			b.syncs = append(b.syncs, sync{c.began, c.ended, b.inodes[d.node]})
+		}
+	case "syncfs":
+		if b.open[c.fd(0)] != nil {
+			b.syncs = append(b.syncs, sync{c.began, c.ended, nil})
+		}
+	case "sync":
+		b.syncs = append(b.syncs, sync{c.began, c.ended, nil})
+	case "mkdirat":
+		_, err := b.create(c, c.path(0), fs.ModeDir, "")
+		return err
+	case "symlinkat":
+		_, err := b.create(c, c.path(1), fs.ModeSymlink, c.str(0))
+		return err
+	case "unlinkat":
+		dir, name, n, ok := b.find(c.path(0))
+		if ok && n == nil {
+			return errors.New("no such name in the recording")
+		}
+		if ok {
+			b.add(c, &op{entries: []entry{{dir, name, nil}}})
+		}
+	case "renameat", "renameat2":
+		from, old, n, ok := b.find(c.path(0))
+		to, name, _, also := b.find(c.path(2))
+		if !ok && !also {
+			return nil
+		}
+		if !ok || !also || n == nil {
+			return errors.New("a rename that the recording does not know how to make")
+		}
+		b.add(c, &op{entries: []entry{{from, old, nil}, {to, name, n}}})
+	default: // those that the processes do not use
+		for i := range c.args {
+			if strings.Contains(c.args[i], strings.ReplaceAll(fmt.Sprintf("% x", b.root), " ", `\x`)) {
+				return errors.New("a call that the recording does not know")
+			}
+		}
+	}
+	return nil
+}
+
+func (n *node) write(off int, data []byte) {
+	if end := off + len(data); end > len(n.data) {
+		n.resize(end)
+	}
+	copy(n.data[off:], data)
+}
+
+func (n *node) resize(size int) {
+	if size <= len(n.data) {
+		n.data = n.data[:size]
+		return
+	}
+	n.data = append(n.data, make([]byte, size-len(n.data))...)
+}
+
+func (n *node) clone() *node {
+	c := &node{mode: n.mode, target: n.target, data: append([]byte(nil), n.data...), names: map[string]*node{}}
+	for name, child := range n.names {
+		c.names[name] = child.clone()
+	}
+	return c
+}
+
+// readTree reads what is below path.
+func readTree(t *testing.T, path string) *node {
+	t.Helper()
+	st, err := os.Lstat(path)
+	must(t, err)
+	n := &node{mode: st.Mode().Type(), names: map[string]*node{}}
+	switch n.mode {
+	case fs.ModeDir:
+		list, err := os.ReadDir(path)
+		must(t, err)
+		for _, e := range list {
+			n.names[e.Name()] = readTree(t, filepath.Join(path, e.Name()))
+		}
+	case fs.ModeSymlink:
+		n.target, err = os.Readlink(path)
+		must(t, err)
+	case 0:
+		n.data, err = os.ReadFile(path)
+		must(t, err)
+	default:
+		t.Fatalf("%s is a file of a kind that is not recorded: %v", path, n.mode)
+	}
+	return n
+}
+
+// layOut puts the tree below path, where a directory is. What was there goes.
+func (n *node) layOut(path string) error {
+	list, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+			return err
+		}
+	}
+	for name, child := range n.names {
+		at := filepath.Join(path, name)
+		var err error
+		switch child.mode {
+		case fs.ModeDir:
+			if err = os.Mkdir(at, 0o755); err == nil {
+				err = child.layOut(at)
+			}
+		case fs.ModeSymlink:
+			err = os.Symlink(child.target, at)
+		default:
+			err = os.WriteFile(at, child.data, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
