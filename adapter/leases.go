@@ -27,7 +27,7 @@ func resourceTypes(names []string) []string {
 // leaseManager tells the engine what happens to leases. The manager it wraps is
 // the one that persists them.
 type leaseManager struct {
-	leases.Manager
+	leaseSeam
 	engine *engine.Engine
 	types  []string // of resources that name snapshots of this snapshotter
 }
@@ -49,7 +49,7 @@ func (m *leaseManager) ours(r leases.Resource) bool {
 // when its garbage collection was faster, the snapshots that it named are let go
 // all the same.
 func (m *leaseManager) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
-	err := m.Manager.Delete(ctx, l, opts...)
+	err := m.leaseSeam.Delete(ctx, l, opts...)
 	if err == nil || errdefs.IsNotFound(err) {
 		if lease, ok := m.lease(ctx, l); ok {
 			m.engine.EndLease(lease)
@@ -62,9 +62,9 @@ func (m *leaseManager) Delete(ctx context.Context, l leases.Lease, opts ...lease
 func (m *leaseManager) AddResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
 	lease, ok := m.lease(ctx, l)
 	if !ok || !m.ours(r) {
-		return m.Manager.AddResource(ctx, l, r)
+		return m.leaseSeam.AddResource(ctx, l, r)
 	}
-	_, err := m.engine.AddLease(ctx, lease, r.ID, func() error { return m.Manager.AddResource(ctx, l, r) })
+	_, err := m.engine.AddLease(ctx, lease, r.ID, func() error { return m.leaseSeam.AddResource(ctx, l, r) })
 	if err != nil {
 		return fmt.Errorf("add snapshot %.80q to lease %q: %w", r.ID, l.ID, err)
 	}
@@ -74,7 +74,7 @@ func (m *leaseManager) AddResource(ctx context.Context, l leases.Lease, r leases
 // DeleteResource takes a resource out of a lease. A lease that is not there any more
 // does not name the snapshot either.
 func (m *leaseManager) DeleteResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
-	err := m.Manager.DeleteResource(ctx, l, r)
+	err := m.leaseSeam.DeleteResource(ctx, l, r)
 	if err == nil || errdefs.IsNotFound(err) {
 		if lease, ok := m.lease(ctx, l); ok && m.ours(r) {
 			m.engine.RemoveLease(lease, r.ID)
@@ -89,7 +89,7 @@ func (m *leaseManager) hold(ctx context.Context, namespace, id string, r leases.
 	ctx = namespaces.WithNamespace(ctx, namespace)
 	l := leases.Lease{ID: id}
 	added, err := m.engine.AddLease(ctx, engine.Lease{Namespace: namespace, ID: id}, r.ID, func() error {
-		return m.Manager.AddResource(ctx, l, r)
+		return m.leaseSeam.AddResource(ctx, l, r)
 	})
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (m *leaseManager) hold(ctx context.Context, namespace, id string, r leases.
 
 // leaseSource lists leases for the engine.
 type leaseSource struct {
-	manager   leases.Manager
+	manager   leaseSeam
 	namespace string
 }
 

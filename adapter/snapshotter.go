@@ -76,12 +76,12 @@ func NewSnapshotter(opt Opt, prevLM leases.Manager, ns string) (snapshot.Snapsho
 		Layers: ls,
 		Root:   opt.Root,
 		Name:   opt.Name,
-		Leases: leaseSource{manager: prevLM, namespace: ns},
+		Leases: leaseSource{manager: leaseSeam{prevLM}, namespace: ns},
 	}, opt.Engine...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("new snapshotter: %w", err)
 	}
-	lm := &leaseManager{Manager: prevLM, engine: e, types: resourceTypes(e.Names())}
+	lm := &leaseManager{leaseSeam: leaseSeam{prevLM}, engine: e, types: resourceTypes(e.Names())}
 	s := &snapshotter{engine: e, leases: lm, namespace: ns, name: opt.Name, idmap: opt.IdentityMapping}
 	return s, leaseutil.WithNamespace(lm, ns), nil
 }

@@ -38,9 +38,9 @@ type Config struct {
 
 // Engine keeps snapshots. Its methods are safe for concurrent use.
 type Engine struct {
-	driver  Driver
+	driver  driverSeam
 	source  Leases
-	layers  Layers
+	layers  *layersSeam
 	root    string
 	names   []string
 	options options
@@ -95,9 +95,9 @@ func Open(ctx context.Context, c Config, opts ...Option) (_ *Engine, err error) 
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
 	e := &Engine{
-		driver:      c.Driver,
+		driver:      newDriverSeam(c.Driver),
 		source:      c.Leases,
-		layers:      c.Layers,
+		layers:      newLayersSeam(c.Layers),
 		root:        c.Root,
 		options:     o,
 		db:          db,

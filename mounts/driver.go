@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+
+	"github.com/graphsnap/graphsnap/actors/crashpoint"
 )
 
 // call is one driver call: a Get where its entry was Mounting when it started,
@@ -60,10 +62,16 @@ var errExited = errors.New("the driver ended its goroutine")
 
 func (a *actor) get(id string) (dir string, err error) {
 	defer recovered("graph driver's Get", id, func(panicked error) { err = panicked })
-	return a.driver.Get(id)
+	crashpoint.Before("driver.Get")
+	dir, err = a.driver.Get(id)
+	crashpoint.After("driver.Get")
+	return dir, err
 }
 
 func (a *actor) put(id string) (_ string, err error) {
 	defer recovered("graph driver's Put", id, func(panicked error) { err = panicked })
-	return "", a.driver.Put(id)
+	crashpoint.Before("driver.Put")
+	err = a.driver.Put(id)
+	crashpoint.After("driver.Put")
+	return "", err
 }
