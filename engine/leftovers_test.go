@@ -45,9 +45,9 @@ func TestOneDirectoryHoldsUpNoOther(t *testing.T) {
 // Close waits for the driver, not for the time at which it was to be asked again.
 func TestCloseDoesNotWaitForRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := &Engine{driver: newDriverSeam(newMemoryDriver()), leftovers: actors.NewHandover(), pending: make(chan chan Pending)}
+		d := newMemoryDriver()
+		e := &Engine{driver: newDriverSeam(d), leftovers: actors.NewHandover(), pending: make(chan chan Pending)}
 		e.options.removals = 1
-		d := e.driver.(*memoryDriver)
 		d.before = func(string, string) error { return errors.New("device or resource busy") }
 		ctx, cancel := context.WithCancel(t.Context())
 		e.ctx = ctx

@@ -39,13 +39,13 @@ func openOrCreate(ctx context.Context, path string) (*bolt.DB, error) {
 	var class error = errdefs.ErrInternal
 	switch _, err = os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
-		err = os.Rename(path+suffixNew, path)
+		err = rename(path+suffixNew, path)
 	case err == nil: // it came a moment ago
 		class = errdefs.ErrUnavailable
-		err = errors.Join(fs.ErrExist, os.Remove(path+suffixNew))
+		err = errors.Join(fs.ErrExist, remove(path+suffixNew))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open snapshot database %s: create it: %w: %w", path, errors.Join(err, b.Close()), class)
+		return nil, fmt.Errorf("open snapshot database %s: create it: %w: %w", path, errors.Join(err, closeFile(b)), class)
 	}
 	return b, nil
 }
@@ -72,7 +72,7 @@ func openEmpty(path string, flag int, mode os.FileMode) (*os.File, error) {
 // database at path, which the caller has locked.
 func removeBeside(path string) error {
 	for _, suffix := range []string{suffixNew, suffixCopy} {
-		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

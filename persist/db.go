@@ -90,7 +90,7 @@ func open(ctx context.Context, path string, o Options, change func(env) env) (*D
 	}
 	ended, copied, err := ending(b, o.Boot)
 	if err != nil {
-		_ = b.Close()
+		_ = closeFile(b)
 		return nil, fmt.Errorf("open snapshot database %s: %w", path, err)
 	}
 	if copied {
@@ -99,7 +99,7 @@ func open(ctx context.Context, path string, o Options, change func(env) env) (*D
 		}
 	}
 	if err := errors.Join(removeBeside(path), syncDir(filepath.Dir(path))); err != nil {
-		_ = b.Close()
+		_ = closeFile(b)
 		return nil, fmt.Errorf("open snapshot database %s: %w", path, err)
 	}
 	db := &DB{
@@ -108,15 +108,11 @@ func open(ctx context.Context, path string, o Options, change func(env) env) (*D
 		w: &writer{
 			boot: o.Boot,
 			env: change(env{
-				begin:  func() (*bolt.Tx, error) { return b.Begin(true) },
-				commit: (*bolt.Tx).Commit,
-				last: func() (int, error) {
-					tx, err := b.Begin(false)
-					if err != nil {
-						return 0, err
-					}
-					defer tx.Rollback()
-					return tx.ID(), nil
+				begin:  func() (*bolt.Tx, error) { return begin(b) },
+				commit: commit,
+				last: func() (id int, err error) {
+					err = view(b, func(tx *bolt.Tx) error { id = tx.ID(); return nil })
+					return id, err
 				},
 			}),
 			mailbox: actors.NewMailbox[*message]("snapshot database", positiveOr(o.Mailbox, 1024)),
@@ -149,7 +145,7 @@ func openBolt(ctx context.Context, path string, open func(string, int, os.FileMo
 		cancel()
 	}()
 	var file *os.File
-	db, err = bolt.Open(path, 0o600, &bolt.Options{
+	db, err = openFile(path, &bolt.Options{
 		Timeout: lockTimeout,
 		OpenFile: func(path string, flag int, mode os.FileMode) (*os.File, error) {
 			f, err := open(path, flag, mode)
@@ -172,7 +168,7 @@ func openBolt(ctx context.Context, path string, open func(string, int, os.FileMo
 	// Whoever held the lock may have renamed another file over this one.
 	if held, err := file.Stat(); err == nil {
 		if named, err := os.Stat(path); err != nil || !os.SameFile(held, named) {
-			_ = db.Close()
+			_ = closeFile(db)
 			return nil, fmt.Errorf("open snapshot database %s: another process replaces it: %w", path, errdefs.ErrUnavailable)
 		}
 	}
@@ -211,7 +207,7 @@ func (db *DB) Ended() End { return db.ended }
 // Setting returns the value of a setting that was made durable with Set. After
 // Close there is none.
 func (db *DB) Setting(name string) (value string, ok bool) {
-	_ = db.bolt.View(func(tx *bolt.Tx) error {
+	_ = view(db.bolt, func(tx *bolt.Tx) error {
 		if v := (&txn{Tx: tx}).getOurs(bucketSettings, name); v != nil {
 			value, ok = string(v), true
 		}
@@ -269,7 +265,7 @@ func (db *DB) finish() {
 	if db.w.err() == nil && (db.w.transactions.Load() > 0 || db.ended != InOrder) {
 		err = db.writeLast()
 	}
-	if closeErr := db.bolt.Close(); err == nil {
+	if closeErr := closeFile(db.bolt); err == nil {
 		err = closeErr
 	}
 	if err != nil {
@@ -281,7 +277,7 @@ func (db *DB) finish() {
 // that this was the last.
 func (db *DB) writeLast() error {
 	db.bolt.NoFreelistSync = false
-	tx, err := db.bolt.Begin(true)
+	tx, err := begin(db.bolt)
 	if err != nil {
 		return err
 	}
@@ -289,7 +285,7 @@ func (db *DB) writeLast() error {
 		_ = tx.Rollback()
 		return err
 	}
-	return tx.Commit()
+	return commit(tx)
 }
 
 // syncDir makes the entry of a new file durable, which bbolt does not.
@@ -299,5 +295,5 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	return d.Sync()
+	return syncFile(d)
 }

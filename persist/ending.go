@@ -80,7 +80,7 @@ func bootID() string {
 // copied before it is written to.
 func ending(db *bolt.DB, boot string) (end End, copied bool, err error) {
 	var last string
-	err = db.View(func(tx *bolt.Tx) error {
+	err = view(db, func(tx *bolt.Tx) error {
 		last = string((&txn{Tx: tx}).getOurs(bucketSettings, settingProcess))
 		return nil
 	})
@@ -103,11 +103,11 @@ func ending(db *bolt.DB, boot string) (end End, copied bool, err error) {
 // that is renewed by the next Open: the copy says what the original did.
 func renew(ctx context.Context, db *bolt.DB, path string) (*bolt.DB, error) {
 	failed := func(err, class error) (*bolt.DB, error) {
-		_ = db.Close()
+		_ = closeFile(db)
 		return nil, fmt.Errorf("open snapshot database %s: copy it, since the last process did not close it in order: %w: %w", path, err, class)
 	}
 	if err := copyTo(db, path+suffixCopy); err != nil {
-		_ = os.Remove(path + ".copy")
+		_ = remove(path + suffixCopy)
 		switch full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT); {
 		case !full:
 			return failed(err, errdefs.ErrInternal)
@@ -125,13 +125,13 @@ func renew(ctx context.Context, db *bolt.DB, path string) (*bolt.DB, error) {
 	if err != nil {
 		return failed(err, errdefs.ErrInternal)
 	}
-	if err := os.Rename(path+suffixCopy, path); err != nil {
-		return failed(errors.Join(err, copied.Close()), errdefs.ErrInternal)
+	if err := rename(path+suffixCopy, path); err != nil {
+		return failed(errors.Join(err, closeFile(copied)), errdefs.ErrInternal)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return failed(errors.Join(err, copied.Close()), errdefs.ErrInternal)
+		return failed(errors.Join(err, closeFile(copied)), errdefs.ErrInternal)
 	}
-	_ = db.Close()
+	_ = closeFile(db)
 	return copied, nil
 }
 
@@ -141,11 +141,10 @@ func copyTo(db *bolt.DB, path string) error {
 		return err
 	}
 	w := &remembering{Writer: f}
-	err = db.View(func(tx *bolt.Tx) error {
-		_, err := tx.WriteTo(w)
-		return err
+	err = view(db, func(tx *bolt.Tx) error {
+		return writeTo(tx, w)
 	})
-	return errors.Join(err, w.failed, f.Sync(), f.Close())
+	return errors.Join(err, w.failed, syncFile(f), f.Close())
 }
 
 // remembering keeps the error of a write, of which bbolt hands on no more than the

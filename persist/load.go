@@ -39,7 +39,7 @@ func (db *DB) Load(record func(Record) error, removal func(Removal) error, lefto
 	if leftover == nil {
 		leftover = func(Leftover) {}
 	}
-	return db.bolt.View(func(tx *bolt.Tx) error {
+	return view(db.bolt, func(tx *bolt.Tx) error {
 		return (&loader{tx: tx, record: record, leftover: leftover}).load(removal)
 	})
 }
