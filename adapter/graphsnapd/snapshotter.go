@@ -21,9 +21,16 @@ const startGrace = 5 * time.Second
 // lease manager it returns is the one BuildKit must use: it tells the engine
 // which snapshots are still wanted.
 func newSnapshotter(driver graphdriver.Driver, root string, prev leases.Manager) (snapshot.Snapshotter, *leaseutil.Manager, error) {
-	return adapter.NewSnapshotter(adapter.Opt{
+	opt := adapter.Opt{
 		GraphDriver: driver,
 		Root:        root,
 		Engine:      []engine.Option{engine.WithGrace(startGrace)},
-	}, prev, namespace)
+	}
+	if driver.String() == "overlay2" {
+		// BuildKit tells by the name whether merges can be made of hard links on top
+		// of their base, and by the mounts whether a difference can be read from the
+		// upper directory. What leases held under the name before still counts.
+		opt.Name, opt.OverlayMounts = "overlayfs", true
+	}
+	return adapter.NewSnapshotter(opt, prev, namespace)
 }
