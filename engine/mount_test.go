@@ -1,0 +1,85 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+// Where the driver leaves the mounting to the holders they are told how to, and
+// counted like others.
+func TestMountThatIsLeftToTheHolder(t *testing.T) {
+	ctx := context.Background()
+	h := open(t)
+	h.driver.leaves = true
+	l := Lease{Namespace: "ns", ID: "lease"}
+	h.lease(l, "active")
+	must(t, h.Prepare(ctx, "active", ""))
+	m, err := h.Mounts(ctx, "active")
+	must(t, err)
+	how, release, err := m.Mount()
+	must(t, err)
+	if len(how) != 1 || how[0].Type != "memory" || how[0].Source != "active" {
+		t.Errorf("described as %+v", how)
+	}
+	h.endLease(l)
+	h.lease(l, "probe")
+	must(t, h.Prepare(ctx, "probe", ""))
+	h.endLease(l)
+	eventually(t, "the reaper has seen both", func() bool { return h.absent("probe") })
+	if h.absent("active") {
+		t.Error("it went while held")
+	}
+	must(t, release())
+	must(t, release())
+	eventually(t, "it goes with the hold", func() bool { return h.absent("active") })
+	h.driver.mu.Lock()
+	defer h.driver.mu.Unlock()
+	if h.driver.calls["Put"] != 0 {
+		t.Error("what nobody mounted was unmounted")
+	}
+}
+
+// A description that fails ends the hold that was taken for it.
+func TestDescriptionThatFails(t *testing.T) {
+	for name, fail := range map[string]func(call, id string) error{
+		"error": func(call, _ string) error {
+			if call == "Describe" {
+				return errors.New("unreadable")
+			}
+			return nil
+		},
+		"panic": func(call, _ string) error {
+			if call == "Describe" {
+				panic("unreadable")
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			h := open(t)
+			h.driver.leaves = true
+			must(t, h.Prepare(ctx, "making", ""))
+			must(t, h.Commit(ctx, "base", "making"))
+			view, err := h.View(ctx, "view", "base")
+			must(t, err)
+			h.driver.mu.Lock()
+			h.driver.before = fail
+			h.driver.mu.Unlock()
+			_, _, err = view.Mount()
+			if err == nil || name == "panic" && !errdefs.IsInternal(err) {
+				t.Errorf("Mount answered %v", err)
+			}
+			h.driver.calm()
+			held, err := h.mounts.Held(ctx)
+			must(t, err)
+			if len(held) != 0 {
+				t.Errorf("held: %+v", held)
+			}
+			eventually(t, "the view counts no hold", func() bool { return h.keys.Load("view").holds == 0 })
+		})
+	}
+}
