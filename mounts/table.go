@@ -233,6 +233,9 @@ func (t *Table) Held(ctx context.Context) ([]Entry, error) {
 	return all, nil
 }
 
+// Queued is the number of messages that wait for the table, for display.
+func (t *Table) Queued() int { return t.mailbox.Len() }
+
 // Close refuses new calls with ErrUnavailable and answers waiting Acquires and
 // Seals with it, ends the holds that remain, waits for the driver to unmount all
 // that is mounted, and ends the goroutine. It returns the driver's errors; what

@@ -1,0 +1,77 @@
+package target
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+
+	"github.com/graphsnap/graphsnap/engine"
+)
+
+// Target is a snapshotter with its leases. Calls are safe for concurrent use;
+// Restart and Close are not called beside others. What it cannot do answers
+// ErrNotImplemented.
+type Target interface {
+	// Prepare, View and Commit run under lease where it is not "": they add the
+	// key or the name to it first.
+	Prepare(ctx context.Context, lease, key, parent string, opts ...snapshots.Opt) error
+	View(ctx context.Context, lease, key, parent string, opts ...snapshots.Opt) (Mountable, error)
+	Commit(ctx context.Context, lease, name, key string, opts ...snapshots.Opt) error
+
+	Stat(ctx context.Context, key string) (snapshots.Info, error)
+	Update(ctx context.Context, info snapshots.Info, paths ...string) (snapshots.Info, error)
+	Usage(ctx context.Context, key string) (snapshots.Usage, error)
+	Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error
+	Mounts(ctx context.Context, key string) (Mountable, error)
+	Remove(ctx context.Context, key string) error
+
+	// CreateLease makes a lease, whose ID was never used.
+	CreateLease(ctx context.Context, lease string) error
+	// AddLease and RemoveLease answer ErrNotFound where the lease ended.
+	AddLease(ctx context.Context, lease, key string) error
+	RemoveLease(ctx context.Context, lease, key string) error
+	// EndLease deletes the lease. Where expire is set that happens behind the lease
+	// manager's back, as garbage collection does it.
+	EndLease(ctx context.Context, lease string, expire bool) error
+
+	// Restart closes the snapshotter and opens it again on what is on disk.
+	Restart(ctx context.Context) error
+	Close() error
+	Traits() Traits
+}
+
+// Mountable mounts a snapshot, as BuildKit's does.
+type Mountable interface {
+	Mount() (_ []mount.Mount, release func() error, err error)
+}
+
+// Traits say what the model may expect of a target.
+type Traits struct {
+	Name   string
+	Driver string
+	// Leased says that snapshots go with their last lease. Otherwise they go by
+	// Remove only.
+	Leased bool
+	// Removes says that Remove works.
+	Removes bool
+}
+
+// Telling is a target that tells of its engine.
+type Telling interface {
+	Stats() engine.Stats
+}
+
+// Audited is a target that can compare what it consists of: the engine's tables,
+// the driver's directories and mounts, the leases, and once it is closed the
+// database. It is called while no call is under way, and waits for what happens in
+// the background. holds are the mounts that clients hold, by key; nil where they are
+// not known.
+type Audited interface {
+	Audit(ctx context.Context) []string
+}
+
+// Counting is a target whose driver counts calls.
+type Counting interface {
+	DriverCalls() map[string]uint64
+}
