@@ -26,6 +26,7 @@ require (
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sync v0.16.0
 	golang.org/x/sys v0.33.0
+	golang.org/x/tools v0.32.0
 	google.golang.org/grpc v1.72.2
 )
 
@@ -37,7 +38,6 @@ require (
 	github.com/moby/locker v1.0.1 // indirect
 	github.com/moby/sys/mount v0.3.4 // indirect
 	github.com/moby/sys/userns v0.1.0 // indirect
-	golang.org/x/tools v0.32.0 // indirect
 )
 
 require (
