@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/continuity/fs"
@@ -23,6 +24,10 @@ type driver struct {
 	// link to every directory, "" for drivers that have none. It lies in the
 	// driver's home.
 	links string
+	// removals makes them durable. knownHome is the driver's home, where links is ""
+	// and it was seen.
+	removals  sharedSync
+	knownHome atomic.Value
 	// describer is nil where the driver mounts everything itself.
 	describer *describer
 }
@@ -78,24 +83,6 @@ func (d *driver) Get(id string) (string, error) {
 }
 
 func (d *driver) Create(id, parent string) error { return d.Driver.Create(id, parent, nil) }
-
-// Remove deletes the directory of id. An overlay driver finds the link to a
-// directory through a file in it; where that is missing, since Create failed or
-// the process died, the link is looked for among all.
-func (d *driver) Remove(id string) error {
-	if d.links == "" {
-		if !d.Driver.Exists(id) {
-			return nil // btrfs makes that an error
-		}
-		return d.Driver.Remove(id)
-	}
-	_, err := os.Stat(filepath.Join(filepath.Dir(d.links), id, "link"))
-	linked := err == nil
-	if err := d.Driver.Remove(id); err != nil || linked {
-		return err
-	}
-	return d.removeLinks(id)
-}
 
 // Usage measures what lies in the directory itself, where the driver keeps that
 // apart, else what differs from the parent.

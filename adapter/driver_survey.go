@@ -20,7 +20,8 @@ const merged = "merged"
 // only where a directory is missing.
 func (d *driver) Survey(ids []string) (s engine.Survey, err error) {
 	there := map[string]struct{}{}
-	if home := d.home(ids); home != "" {
+	home := d.home(ids)
+	if home != "" {
 		names, err := readNames(home)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return s, err
@@ -34,6 +35,13 @@ func (d *driver) Survey(ids []string) (s engine.Survey, err error) {
 		// tell where theirs are: those are looked for one by one.
 		if _, ok := there[id]; !ok && !d.Driver.Exists(id) {
 			s.Missing = append(s.Missing, id)
+		}
+	}
+	if home != "" && len(s.Missing) > 0 {
+		// What the last process deleted before it died shall not come back after a
+		// power loss: it is forgotten because it is missing.
+		if err := d.syncNames(home); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return s, err
 		}
 	}
 	if d.links == "" {

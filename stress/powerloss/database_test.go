@@ -175,7 +175,7 @@ func cutDatabase(t *testing.T, r *recording) string {
 	images := 0
 	for _, m := range moments {
 		allowed := commits.at(m.at)
-		m.images(powerlosses(96), random, func(fates []fate) {
+		m.images(powerlosses(64), random, func(fates []fate) {
 			images++
 			must(t, m.image(fates, random).layOut(dir))
 			got, err := state(t.Context(), dir)

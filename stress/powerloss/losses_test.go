@@ -33,7 +33,9 @@ type moment struct {
 func (r *recording) moments() (all []moment) {
 	ends := []int{never - 1}
 	for _, s := range r.syncs {
-		ends = append(ends, s.ended-1)
+		if s.began > r.begin {
+			ends = append(ends, s.ended-1)
+		}
 	}
 	slices.Sort(ends)
 	for _, at := range slices.Compact(ends) {
@@ -58,55 +60,51 @@ func (m *moment) acknowledged() (lines []string) {
 	return lines
 }
 
-// images yields what the disk may have: every choice of what is pending where that
-// makes no more than limit, else so many: what was done up to each op; all but one
-// op; one op alone; and others drawn at random. And writes of several sectors torn.
+// images yields limit choices of what the disk may have: every choice of what is
+// pending, where they are no more, and some with a torn write; else nothing, all, what
+// was done up to an op, all but one op, one op alone, a write torn, and others drawn at
+// random.
 func (m *moment) images(limit int, random *rand.Rand, yield func(fates []fate)) {
 	n := len(m.pending)
-	all := func(f fate) []fate {
-		return slices.Repeat([]fate{f}, n)
+	with := func(rest fate, i int, f fate) []fate {
+		fates := slices.Repeat([]fate{rest}, n)
+		if i < n {
+			fates[i] = f
+		}
+		return fates
 	}
-	var tears []int
+	var some [][]fate
 	for i, p := range m.pending {
 		if len(m.ops[p].data) > sector {
-			tears = append(tears, i)
-		}
-	}
-	for _, i := range tears {
-		for _, rest := range []fate{lost, kept} {
-			fates := all(rest)
-			fates[i] = torn
-			yield(fates)
+			some = append(some, with(lost, i, torn), with(kept, i, torn))
 		}
 	}
 	if n < 20 && 1<<n <= limit {
 		for set := range 1 << n {
-			fates := all(lost)
+			fates := with(lost, n, lost)
 			for i := range fates {
 				fates[i] = fate(set >> i & 1)
 			}
 			yield(fates)
 		}
-		return
+		limit = min(limit-1<<n, len(some))
+	} else {
+		yield(with(lost, n, lost))
+		yield(with(kept, n, kept))
+		limit -= 2
+		for i := range n {
+			upTo := with(kept, n, kept)
+			copy(upTo[i:], with(lost, n, lost))
+			some = append(some, upTo, with(lost, i, kept), with(kept, i, lost))
+		}
 	}
-	var some [][]fate
-	for i := range n + 1 {
-		some = append(some, slices.Concat(all(kept)[:i], all(lost)[i:]))
-	}
-	for i := range n {
-		but, alone := all(kept), all(lost)
-		but[i], alone[i] = lost, kept
-		some = append(some, but, alone)
-	}
-	// The first and the last are always there.
-	some[1], some[n] = some[n], some[1]
-	random.Shuffle(len(some)-2, func(i, j int) { some[i+2], some[j+2] = some[j+2], some[i+2] })
+	random.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
 	for i := range limit {
-		if i < min(len(some), (limit+1)*2/3) {
+		if i < len(some) && i <= limit*2/3 {
 			yield(some[i])
 			continue
 		}
-		fates := all(lost)
+		fates := with(lost, n, lost)
 		for i := range fates {
 			fates[i] = fate(random.IntN(2))
 		}

@@ -57,6 +57,10 @@ func trace(t *testing.T, role string, args ...string) []call {
 	return calls
 }
 
+// exited stands for a call that has no result, since the process ended first. It may
+// have been made or not.
+const exited = "exited"
+
 // parse reads what strace writes. A call during which other threads made calls takes
 // two lines:
 //
@@ -97,8 +101,12 @@ func parse(r *bufio.Reader) (calls []call, err error) {
 			return nil, fmt.Errorf("line %d: %.80q", n, line)
 		}
 		result := strings.TrimLeft(strings.TrimLeft(rest[end+1:], " ")[1:], " ")
-		if strings.HasPrefix(result, "-1") || strings.HasPrefix(result, "?") {
-			continue // it failed, or the process ended in it
+		if strings.HasPrefix(result, "-1") {
+			continue
+		}
+		if strings.HasPrefix(result, "?") { // the process ended in it
+			calls = append(calls, call{name: exited, began: n, ended: n})
+			continue
 		}
 		digits, _, _ := strings.Cut(result, "<")
 		digits, _, _ = strings.Cut(digits, " ")
