@@ -17,6 +17,7 @@ help:
 	@echo "make demo         build a Dockerfile on overlay2, twice; look at it; prune it; check that nothing is left"
 	@echo "make test         formatting, vet, staticcheck, and all tests with the race detector and with both module files"
 	@echo "make test-dockerd all tests on dockerd 28.5.2, with graphsnap in it and as it is"
+	@echo "make bench        measure graphsnap beside its peers, as in the README's table"
 	@echo "make build        .build/graphsnapd and BuildKit's stock buildctl"
 	@echo "make clean        remove .build"
 
@@ -88,3 +89,16 @@ test-dockerd: setup-dockerd dockerd
 .PHONY: powerloss
 powerloss: setup-test
 	GRAPHSNAP_POWERLOSS=10 .ci/with-scratch go test -count=1 -timeout 2h -v $(TESTFLAGS) ./stress/powerloss
+
+# graphsnap beside dockerd's snapshotter, containerd's and a bare loop, interleaved:
+# about ten minutes. BENCHFLAGS='-rows pair' chooses rows.
+.PHONY: bench bench-smoke
+bench: setup-test
+	mkdir -p .build
+	go build -o .build/bench ./stress/bench
+	.ci/with-scratch .build/bench -json "$$PWD/.build/bench.json" $(BENCHFLAGS)
+
+# Every benchmark once, in a tiny size, to see that all of them work.
+bench-smoke:
+	go test -short -run '^$$' -bench . -benchtime 1x ./actors ./persist ./mounts ./engine
+	.ci/with-scratch go run ./stress/bench -smoke
