@@ -121,6 +121,7 @@ func (m *commit) Handle(o *owner) {
 		parent:  s.body.parent,
 		graphID: s.body.graphID,
 		removed: s.body.removed,
+		kept:    s.body.kept,
 		created: now,
 		updated: now,
 		labels:  inherit(s.body.labels, m.labels),

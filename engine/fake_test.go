@@ -292,7 +292,10 @@ func open(t *testing.T, opts ...Option) *harness {
 
 func (h *harness) reopen() {
 	h.t.Helper()
-	c := Config{Driver: h.driver, Root: h.root, Name: "test", Leases: h.leases}
+	c := Config{Driver: h.driver, Root: h.root, Name: "test"}
+	if h.leases != nil {
+		c.Leases = h.leases
+	}
 	if h.layers != nil {
 		c.Layers = h.layers
 	}

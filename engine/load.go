@@ -73,7 +73,7 @@ func (e *Engine) load(ctx context.Context, name string) error {
 		}
 		p.children++
 		if s.body.borrows {
-			s.body.graphID = p.body.graphID
+			s.body.graphID, s.body.removed = p.body.graphID, p.body.removed
 		}
 	}
 	return r.run()

@@ -46,12 +46,18 @@ type Mountable struct {
 // mounted yet, and returns a bind of it, read-only for a view, with the function
 // that ends the hold. Where the driver leaves the mounting to those who hold the
 // directory it returns what they are to mount, and to unmount before they release. A
-// removal for want of a lease waits for all holds. Mount blocks while the driver
-// mounts or unmounts the directory. Releasing twice releases once.
+// removal for want of a lease waits for all holds, Remove deletes the directory when
+// the last has ended. Mount blocks while the driver mounts or unmounts the directory.
+// Releasing twice releases once.
 //
 // Errors: ErrNotFound where the snapshot is gone, ErrUnavailable after Close, the
 // driver's.
 func (m *Mountable) Mount() (_ []mount.Mount, release func() error, err error) {
+	return m.mount(m.body.kind != snapshots.KindView)
+}
+
+// mount is Mount with a hold that counts as one of a writer or not.
+func (m *Mountable) mount(writer bool) (_ []mount.Mount, release func() error, err error) {
 	e := m.e
 	if !e.gate.Enter() {
 		return nil, nil, fmt.Errorf("mount %q: %w", m.key, errClosed)
@@ -70,8 +76,8 @@ func (m *Mountable) Mount() (_ []mount.Mount, release func() error, err error) {
 			m.unhold()
 		}
 	}()
-	h, err := e.mounts.Acquire(e.ctx, m.body.graphID, !view)
-	if !view && m.body.removed.Load() {
+	h, err := e.mounts.Acquire(e.ctx, m.body.graphID, writer)
+	if removed := m.body.removed; removed != nil && removed.Load() {
 		// What was mounted, if anything, is a snapshot that came to bear the same
 		// graph ID afterwards. One that is held is not removed.
 		if err == nil {

@@ -63,7 +63,7 @@ func (e *Engine) create(ctx context.Context, kind snapshots.Kind, key, parent st
 	defer e.gate.Leave()
 
 	now := time.Now().UnixNano()
-	b := &body{serial: e.clock.Add(1), kind: kind, parent: parent, created: now, updated: now, labels: set}
+	b := &body{serial: e.clock.Add(1), kind: kind, parent: parent, created: now, updated: now, labels: set, kept: new(keeping)}
 	kept := false
 	if parent != "" {
 		if err := checkKey("parent", parent); err != nil {
@@ -78,7 +78,7 @@ func (e *Engine) create(ctx context.Context, kind snapshots.Kind, key, parent st
 				e.unpin(parent)
 			}
 		}()
-		b.graphID = p.graphID // what a view mounts, and what the driver builds on
+		b.graphID, b.removed = p.graphID, p.removed // what a view mounts, and what the driver builds on
 	}
 	if kind == snapshots.KindView && parent != "" {
 		if e.lender(key) != nil {

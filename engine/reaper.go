@@ -288,7 +288,7 @@ func (m *remove) Handle(o *owner) {
 		return
 	}
 	gone := s.body
-	if gone.removed != nil {
+	if gone.owned() {
 		gone.removed.Store(true)
 	}
 	s.vanish()

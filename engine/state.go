@@ -47,7 +47,8 @@ type body struct {
 	parent   string
 	graphID  string       // the directory; a view of a parent has that of the parent
 	borrows  bool         // the directory is the parent's
-	removed  *atomic.Bool // whether the directory went, whatever bears the graph ID now; nil where it is not its own
+	removed  *atomic.Bool // whether the directory is to go, or went, whatever bears the graph ID now; nil where it is a layer's
+	kept     *keeping     // the hold that ends with the snapshot, see Mountable.Keep
 	adrift   bool         // there is no record of the parent, so it is lost, and nobody counts it
 	foreign  bool         // it is a layer of the layer store, and so is the directory
 	layer    Layer        // that it is or was exported as, with a reference; nil for none
@@ -215,6 +216,7 @@ func fromRecord(r persist.Record) *body {
 		created:  r.Created,
 		updated:  r.Updated,
 		labels:   r.Labels,
+		kept:     new(keeping),
 	}
 	if b.owned() {
 		b.removed = new(atomic.Bool)
