@@ -62,13 +62,14 @@ type Telling interface {
 	Stats() engine.Stats
 }
 
-// Audited is a target that can compare what it consists of: the engine's tables,
-// the driver's directories and mounts, the leases, and once it is closed the
-// database. It is called while no call is under way, and waits for what happens in
-// the background. holds are the mounts that clients hold, by key; nil where they are
-// not known.
+// Audited is a target that can compare what it consists of: what the engine knows,
+// the driver's directories and mounts, the leases, and the database.
 type Audited interface {
+	// Audit is called while no call is under way. It waits for what happens in the
+	// background and returns what does not agree.
 	Audit(ctx context.Context) []string
+	// AuditClosed is called after Close.
+	AuditClosed(ctx context.Context) []string
 }
 
 // Counting is a target whose driver counts calls.

@@ -1,0 +1,142 @@
+package model
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Kind says what an operation does.
+type Kind uint8
+
+// The operations of a snapshotter with leases.
+const (
+	Prepare Kind = iota
+	View
+	Commit
+	Stat
+	Update
+	Usage
+	Mounts  // answers a handle, which belongs to what the key names now
+	Mount   // of a handle
+	Release // of a mount of a handle
+	AddLease
+	RemoveLease
+	EndLease
+	Remove
+	Restart // all processes begin anew, with nothing mounted
+)
+
+var kinds = [...]string{"Prepare", "View", "Commit", "Stat", "Update", "Usage", "Mounts", "Mount", "Release", "AddLease", "RemoveLease", "EndLease", "Remove", "Restart"}
+
+func (k Kind) String() string { return kinds[k] }
+
+// Class is how an operation ended.
+type Class uint8
+
+// The classes of errors that tell something about the state, and those that do
+// not.
+const (
+	OK Class = iota
+	NotFound
+	Exists
+	Precondition
+	Failed  // by a fault or a cancelled context: nothing has changed
+	Unknown // it may have happened
+)
+
+var classes = [...]string{"", "not found", "already exists", "failed precondition", "fault", "outcome unknown"}
+
+func (c Class) String() string { return classes[c] }
+
+// None is the absent key, parent, lease or handle.
+const None = -1
+
+// Input is what was asked. Keys, leases and handles are numbers within the family.
+type Input struct {
+	Kind   Kind
+	Key    int8
+	On     int8 // the parent, or for Commit the name
+	Lease  int8 // of a lease operation; of a creation the lease of its context
+	Handle int8
+	Whole  bool    // Update replaces all labels, otherwise the first alone
+	Labels [2]byte // values, 0 for none; containerd lets a commit inherit the second
+}
+
+// Output is what was answered.
+type Output struct {
+	Class    Class
+	Snapshot Snapshot // of Stat and Update
+	Writable bool     // of Mount
+}
+
+// Snapshot is what Stat tells.
+type Snapshot struct {
+	Kind   byte // 0 absent, else one of Active, ViewOf, Committed
+	Parent int8
+	Labels [2]byte
+}
+
+// Kinds of snapshots.
+const (
+	Active byte = 1 + iota
+	ViewOf
+	Committed
+)
+
+func key(n int8) string {
+	if n == None {
+		return `""`
+	}
+	return fmt.Sprintf("k%d", n)
+}
+
+// Describe writes an operation on one line.
+func Describe(in Input, out Output) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v(", in.Kind)
+	switch in.Kind {
+	case Prepare, View:
+		fmt.Fprintf(&b, "%s on %s", key(in.Key), key(in.On))
+	case Commit:
+		fmt.Fprintf(&b, "%s as %s", key(in.Key), key(in.On))
+	case Update:
+		fmt.Fprintf(&b, "%s", key(in.Key))
+	case Mounts:
+		fmt.Fprintf(&b, "%s → h%d", key(in.Key), in.Handle)
+	case Mount, Release:
+		fmt.Fprintf(&b, "h%d", in.Handle)
+	case AddLease, RemoveLease:
+		fmt.Fprintf(&b, "l%d, %s", in.Lease, key(in.Key))
+	case EndLease:
+		fmt.Fprintf(&b, "l%d", in.Lease)
+	case Stat, Usage, Remove:
+		b.WriteString(key(in.Key))
+	}
+	switch in.Kind {
+	case Prepare, View, Commit, Update:
+		fmt.Fprintf(&b, ", labels %d %d", in.Labels[0], in.Labels[1])
+		if in.Kind == Update && in.Whole {
+			b.WriteString(", all")
+		}
+		if in.Kind != Update && in.Lease != None {
+			fmt.Fprintf(&b, ", under l%d", in.Lease)
+		}
+	}
+	b.WriteString(")")
+	if out.Class != OK {
+		fmt.Fprintf(&b, ": %v", out.Class)
+		return b.String()
+	}
+	switch in.Kind {
+	case Stat, Update:
+		fmt.Fprintf(&b, ": %s on %s, labels %d %d", [...]string{"absent", "active", "view", "committed"}[out.Snapshot.Kind],
+			key(out.Snapshot.Parent), out.Snapshot.Labels[0], out.Snapshot.Labels[1])
+	case Mount:
+		if out.Writable {
+			b.WriteString(": writable")
+		} else {
+			b.WriteString(": read-only")
+		}
+	}
+	return b.String()
+}
