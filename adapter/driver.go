@@ -82,8 +82,6 @@ func (d *driver) Get(id string) (string, error) {
 	return d.Driver.Get(id, "")
 }
 
-func (d *driver) Create(id, parent string) error { return d.Driver.Create(id, parent, nil) }
-
 // Usage measures what lies in the directory itself, where the driver keeps that
 // apart, else what differs from the parent.
 func (d *driver) Usage(ctx context.Context, id, parent string) (snapshots.Usage, error) {

@@ -78,6 +78,14 @@ func (d *driver) restoreOverlay(id, parent string) (changed bool, err error) {
 	if changed, err = d.restoreLink(id); err != nil || parent == "" {
 		return changed, err
 	}
+	if names, err := readNames(filepath.Join(dir, fileDiff)); err != nil {
+		return changed, err
+	} else if len(names) == 0 {
+		// Nobody has used it yet, so it may not have got its owner.
+		if err := d.inheritOwner(id, parent); err != nil {
+			return changed, err
+		}
+	}
 	mode := os.FileMode(0o700)
 	if d.String() == "fuse-overlayfs" {
 		mode = 0o710
