@@ -102,3 +102,10 @@ bench: setup-test
 bench-smoke:
 	go test -short -run '^$$' -bench . -benchtime 1x ./actors ./persist ./mounts ./engine
 	.ci/with-scratch go run ./stress/bench -smoke
+
+# A corpus of Dockerfiles on graphsnapd and stock buildkitd of two versions, and on
+# both dockerds: the images must be the same but for times. About ten minutes.
+.PHONY: corpus
+corpus: setup-test setup-dockerd $(BUILDCTL) dockerd
+	GRAPHSNAP_CORPUS=1 .ci/with-scratch go test -count=1 -timeout 30m -run '^TestCorpus$$' $(TESTFLAGS) ./adapter/graphsnapd ./adapter/dockerd
+	GRAPHSNAP_CORPUS=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 30m -run '^TestCorpus$$' $(TESTFLAGS) ./adapter/graphsnapd

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/graphsnap/graphsnap/adapter/corpus"
+)
+
+// ownBuildKit is the version of BuildKit that this binary contains.
+func ownBuildKit(t testing.TB) string {
+	t.Helper()
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		t.Fatal("no build info")
+	}
+	for _, m := range info.Deps {
+		if m.Path == "github.com/moby/buildkit" {
+			return m.Version
+		}
+	}
+	t.Fatal("this binary does not contain BuildKit")
+	return ""
+}
+
+// startStock runs the buildkitd of a version on a directory until the test ends. It
+// has its own overlayfs snapshotter, unless args say otherwise.
+func startStock(t *testing.T, root, version string, args ...string) *testDaemon {
+	t.Helper()
+	requireRoot(t)
+	d := &testDaemon{
+		t: t, root: filepath.Join(root, "root"), socket: filepath.Join(root, "sock"),
+		log: &logBuffer{}, ended: make(chan struct{}),
+	}
+	writeFile(t, filepath.Join(root, "buildkitd.toml"), "", 0o600) // not the machine's
+	d.cmd = exec.Command(buildkitBinary(t, version, "cmd/buildkitd"), append([]string{
+		"--root", d.root, "--addr", "unix://" + d.socket, "--config", filepath.Join(root, "buildkitd.toml"),
+		"--containerd-worker=false", "--oci-worker-binary", "runc", "--oci-worker-net", "host",
+		"--oci-worker-snapshotter", "overlayfs", "--oci-worker-gc=false",
+	}, args...)...)
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.ended)
+	}()
+	t.Cleanup(func() {
+		d.endStock()
+		if t.Failed() {
+			t.Logf("log of buildkitd %s:\n%s", version, d.log)
+		}
+	})
+	d.waitFor("an answer on the socket", func() bool {
+		conn, err := net.Dial("unix", d.socket)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return d
+}
+
+// endStock ends it as its users do. It then exits with 1, whatever happened.
+func (d *testDaemon) endStock() {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.ended:
+	case <-time.After(patience):
+		d.t.Errorf("buildkitd did not end within %v of SIGTERM", patience)
+		d.kill()
+	}
+}
+
+// corpusImage builds a case on d and reads the image.
+func corpusImage(t *testing.T, d *testDaemon, version, context string, c corpus.Case) []corpus.Layer {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "corpus-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	writeFile(t, filepath.Join(dir, "Dockerfile"), c.Dockerfile(), 0o644)
+	image := filepath.Join(dir, "image.tar")
+	d.mustBuildctl(version, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
+		"--local", "context="+context, "--local", "dockerfile="+dir, "--output", "type=docker,name=corpus,dest="+image)
+	layers, err := corpus.ReadImage(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return layers
+}
+
+// TestCorpus builds every case of the corpus on graphsnapd and on stock buildkitd of
+// the same version with its own snapshotter: the images are the same byte by byte.
+func TestCorpus(t *testing.T) {
+	if os.Getenv("GRAPHSNAP_CORPUS") == "" {
+		t.Skip("make corpus runs this")
+	}
+	version := ownBuildKit(t)
+	root := testRoot(t)
+	context := filepath.Join(root, "context")
+	if err := corpus.WriteContext(context); err != nil {
+		t.Fatal(err)
+	}
+	ours := startDaemon(t, filepath.Join(root, "ours"), "overlay2", "--oci-worker-net", "host", "--oci-worker-gc=false")
+	stock := startStock(t, filepath.Join(root, "stock"), version)
+	for _, c := range corpus.Cases {
+		t.Run(strings.ReplaceAll(c.Name, " ", "-"), func(t *testing.T) {
+			ours.t, stock.t = t, t
+			a := corpusImage(t, ours, version, context, c)
+			b := corpusImage(t, stock, version, context, c)
+			if len(a) < 5 {
+				t.Errorf("an image of %d layers", len(a))
+			}
+			if difference := corpus.Compare(a, "graphsnapd", b, "buildkitd"); difference != "" {
+				t.Error(difference)
+			}
+		})
+	}
+	ours.t, stock.t = t, t
+	if !strings.Contains(ours.mustBuildctl(version, "debug", "workers", "-v"), "overlayfs") {
+		t.Error("graphsnapd does not call its snapshotter overlayfs")
+	}
+	ours.pruneAll(version)
+}
