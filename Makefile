@@ -18,6 +18,8 @@ help:
 	@echo "make test         formatting, vet, staticcheck, and all tests with the race detector and with both module files"
 	@echo "make test-dockerd all tests on dockerd 28.5.2, with graphsnap in it and as it is"
 	@echo "make bench        measure graphsnap beside its peers, as in the README's table"
+	@echo "make demo-farm    two graphsnapd in network namespaces, a registry between them: one takes what the other built"
+	@echo "make corpus       Dockerfiles whose images must be those of stock buildkitd and dockerd, byte by byte"
 	@echo "make build        .build/graphsnapd and BuildKit's stock buildctl"
 	@echo "make clean        remove .build"
 
@@ -109,3 +111,9 @@ bench-smoke:
 corpus: setup-test setup-dockerd $(BUILDCTL) dockerd
 	GRAPHSNAP_CORPUS=1 .ci/with-scratch go test -count=1 -timeout 30m -run '^TestCorpus$$' $(TESTFLAGS) ./adapter/graphsnapd ./adapter/dockerd
 	GRAPHSNAP_CORPUS=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 30m -run '^TestCorpus$$' $(TESTFLAGS) ./adapter/graphsnapd
+
+# Two graphsnapd in network namespaces of their own, with a registry between them.
+.PHONY: demo-farm
+demo-farm: build
+	@.ci/setup farm
+	.ci/with-scratch .ci/demo-farm
