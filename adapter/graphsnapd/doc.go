@@ -12,6 +12,12 @@
 // The second form runs the same daemon inside the process that asks for the
 // build, reachable through memory only, and ends it in order afterwards.
 //
+// A third command reads what a stopped daemon, or a stopped dockerd, has on disk, and
+// tells what does not fit (check.go; the kinds of finding are in adapter/check.go):
+//
+//	graphsnapd check --root /var/lib/graphsnap --driver overlay2 [--repair] [--format json]
+//	graphsnapd check --dockerd-root /var/lib/docker
+//
 // # Files below the root
 //
 //	graphsnapd.lock     held with flock(2) while a daemon runs on this root
@@ -21,6 +27,7 @@
 //	runc-<driver>/      everything that belongs to one graph driver:
 //	    <driver>/           the driver's own directories
 //	    snapshots.db        the engine's records
+//	    snapshots.db.backup-N  what it was before a repair
 //	    containerdmeta.db   content and leases
 //	    metadata_v2.db      the cache records
 //	    content/            blobs

@@ -128,10 +128,8 @@ func settingsFrom(c *cli.Context) (*settings, error) {
 	if set.root, err = filepath.Abs(str("root")); err != nil {
 		return nil, fmt.Errorf("resolve --root %q: %w", str("root"), err)
 	}
-	for _, opt := range set.driverOpt {
-		if key, _, ok := strings.Cut(opt, "="); !ok || key == "" {
-			return nil, usagef("--driver-opt %q is not KEY=VALUE", opt)
-		}
+	if err := checkDriverOptions(set.driverOpt); err != nil {
+		return nil, err
 	}
 	if set.maxParallelism < 0 {
 		return nil, usagef("--oci-max-parallelism %d is negative", set.maxParallelism)
@@ -179,6 +177,15 @@ func settingsFrom(c *cli.Context) (*settings, error) {
 		}
 	}
 	return set, nil
+}
+
+func checkDriverOptions(options []string) error {
+	for _, opt := range options {
+		if key, _, ok := strings.Cut(opt, "="); !ok || key == "" {
+			return usagef("--driver-opt %q is not KEY=VALUE", opt)
+		}
+	}
+	return nil
 }
 
 var knownEntitlements = map[string]bool{

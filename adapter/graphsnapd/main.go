@@ -102,6 +102,19 @@ func newApp() *cli.App {
 			defer stop()
 			return buildOnce(ctx, set, req)
 		},
+	}, {
+		Name:         "check",
+		Usage:        "compare what a stopped daemon has on disk, and mend it",
+		Description:  checkDescription,
+		Flags:        checkFlags(),
+		OnUsageError: onUsageError,
+		Action: func(c *cli.Context) error {
+			set, err := checkSettingsFrom(c)
+			if err != nil {
+				return err
+			}
+			return runCheck(context.Background(), set, c.App.Writer)
+		},
 	}}
 	return app
 }
