@@ -20,6 +20,7 @@ help:
 	@echo "make bench        measure graphsnap beside its peers, as in the README's table"
 	@echo "make demo-farm    two graphsnapd in network namespaces, a registry between them: one takes what the other built"
 	@echo "make corpus       Dockerfiles whose images must be those of stock buildkitd and dockerd, byte by byte"
+	@echo "make bench-export how long the export of a small change on a large base takes, beside stock buildkitd"
 	@echo "make build        .build/graphsnapd and BuildKit's stock buildctl"
 	@echo "make clean        remove .build"
 
@@ -117,3 +118,10 @@ corpus: setup-test setup-dockerd $(BUILDCTL) dockerd
 demo-farm: build
 	@.ci/setup farm
 	.ci/with-scratch .ci/demo-farm
+
+# How long the export of a small change on a base of 1 GiB takes, beside stock
+# buildkitd.
+.PHONY: bench-export
+bench-export: setup-test $(BUILDCTL)
+	GRAPHSNAP_EXPORT_TIME=1 .ci/with-scratch go test -count=1 -timeout 30m -v -run '^TestExportTime$$' ./adapter/graphsnapd
+	GRAPHSNAP_EXPORT_TIME=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 30m -v -run '^TestExportTime$$' ./adapter/graphsnapd
