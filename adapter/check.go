@@ -100,6 +100,11 @@ type Finding struct {
 	mend []persist.Mutation
 }
 
+// Same tells whether g is of the same kind and about the same thing.
+func (f Finding) Same(g Finding) bool {
+	return f.Kind == g.Kind && f.Key == g.Key && f.GraphID == g.GraphID && f.Path == g.Path
+}
+
 // String is one line.
 func (f Finding) String() string {
 	var b strings.Builder

@@ -107,12 +107,8 @@ func runCheck(ctx context.Context, set *checkSettings, w io.Writer) error {
 		if report, err = adapter.Check(ctx, opt); err != nil {
 			return err
 		}
-		left := map[string]bool{}
-		for _, f := range report.Findings {
-			left[f.String()] = true
-		}
 		for _, f := range before.Findings {
-			if !left[f.String()] && f.Remedy == adapter.RemedyRepair {
+			if f.Remedy == adapter.RemedyRepair && !slices.ContainsFunc(report.Findings, f.Same) {
 				result.Repaired = append(result.Repaired, f)
 			}
 		}

@@ -37,6 +37,14 @@ func TestBadCommandLine(t *testing.T) {
 		{"build testdata/demo --secret foo=bar", "--secret"},
 		{"build testdata/demo --progress fancy", "--progress"},
 		{"build testdata/demo --nope", "nope"},
+		{"check --nope", "nope"},
+		{"check everything", `unexpected argument "everything"`},
+		{"check --format xml", "xml"},
+		{"check --root=", "--root cannot be empty"},
+		{"check --root /a --dockerd-root /b", "cannot both"},
+		{"check --dockerd-root=", "--dockerd-root cannot be empty"},
+		{"check --driver nope", `unknown graph driver "nope"`},
+		{"check --driver-opt size", "KEY=VALUE"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			code, stderr := runToEnd(t, graphsnapd(strings.Fields(c.args)...))

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// unique is a build of which the result tells whether it came from the cache.
+const unique = "FROM scratch\nCOPY bin/ /bin/\nRUN [\"/bin/busybox\", \"cp\", \"/proc/sys/kernel/random/uuid\", \"/id\"]\n"
+
+// check runs `graphsnapd check` on the daemon's root.
+func (d *testDaemon) check(args ...string) (code int, stdout, stderr string) {
+	d.t.Helper()
+	cmd := graphsnapd(append([]string{"check", "--root", d.root, "--driver", d.driver}, args...)...)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	code, stderr = runToEnd(d.t, cmd)
+	return code, out.String(), stderr
+}
+
+func (d *testDaemon) wantConsistent() {
+	d.t.Helper()
+	if code, out, stderr := d.check(); code != 0 || !strings.Contains(out, "consistent: ") || stderr != "" {
+		d.t.Errorf("exit code %d, want 0 and that all is consistent:\n%s%s", code, out, stderr)
+	}
+	code, out, _ := d.check("--format", "json")
+	var result checkResult
+	if err := json.Unmarshal([]byte(out), &result); err != nil || code != 0 || !result.Consistent || result.Findings == nil {
+		d.t.Errorf("exit code %d, %v:\n%s", code, err, out)
+	}
+}
+
+// id builds and returns what the build wrote.
+func (d *testDaemon) id(root, dir string) string {
+	d.t.Helper()
+	dest, err := os.MkdirTemp(root, "result-")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.mustBuildctl(buildctlVersions[0], buildArgs(dir, "--output", "type=local,dest="+dest)...)
+	return readFile(d.t, filepath.Join(dest, "id"))
+}
+
+func TestCheck(t *testing.T) {
+	for _, driver := range []string{"overlay2", "vfs", "btrfs"} {
+		t.Run(driver, func(t *testing.T) {
+			root := testRootFor(t, driver)
+			d := startDaemon(t, root, driver)
+			dir := writeContext(t, root, "context", unique)
+			built := d.id(root, dir)
+			lock := filepath.Join(d.root, "graphsnapd.lock")
+			if code, _, stderr := d.check("--repair"); code != exitFailure || !strings.Contains(stderr, lock) {
+				t.Errorf("check of a running daemon: exit code %d, want %d and an error that names %s:\n%s", code, exitFailure, lock, stderr)
+			}
+			d.terminate()
+			d.wantConsistent()
+
+			// A page of the database is garbled, and something is in the driver's home.
+			home := filepath.Join(d.home(), map[string]string{"vfs": "dir", "btrfs": "subvolumes"}[driver])
+			stray := filepath.Join(home, "stray")
+			if driver != "btrfs" { // it would take a subvolume
+				if err := os.Mkdir(stray, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			database := filepath.Join(d.root, "runc-"+driver, "snapshots.db")
+			data := []byte(readFile(t, database))
+			data[20] ^= 1 // of the first meta page
+			writeFile(t, database, string(data), 0o600)
+			code, out, stderr := d.check()
+			if code != exitFailure || !strings.Contains(out, "damaged path ") || !strings.Contains(stderr, "inconsistencies") || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("exit code %d, want %d:\n%s%s", code, exitFailure, out, stderr)
+			}
+			if got := []byte(readFile(t, database)); !bytes.Equal(got, data) {
+				t.Error("check changed the database")
+			}
+			_, out, _ = d.check("--repair", "--format", "json")
+			var result checkResult
+			if err := json.Unmarshal([]byte(out), &result); err != nil || result.Backup != database+".backup-1" || len(result.Repaired) != 1 {
+				t.Errorf("%v:\n%s", err, out)
+			}
+			if got := []byte(readFile(t, result.Backup)); !bytes.Equal(got, data) {
+				t.Error("the backup is not what the database was")
+			}
+			// What the directory is might be known from the backup, so it goes with a
+			// second repair.
+			if code, out, stderr = d.check("--repair"); code != 0 || driver != "btrfs" && !strings.Contains(out, "left: removing graph ID \"stray\"") {
+				t.Errorf("exit code %d, want 0:\n%s%s", code, out, stderr)
+			}
+
+			again := startDaemon(t, root, driver)
+			if id := again.id(root, dir); id != built {
+				t.Errorf("built %q, want %q from the cache", id, built)
+			}
+			again.waitFor("the end of the stray directory", func() bool { _, err := os.Lstat(stray); return err != nil })
+			again.terminate()
+			again.wantConsistent()
+			final := startDaemon(t, root, driver)
+			final.pruneAll(buildctlVersions[0])
+		})
+	}
+}
+
+// What a daemon leaves that was killed in the middle of a build is mended by the next
+// start, as the report says.
+func TestCheckAfterKill(t *testing.T) {
+	for _, driver := range []string{"overlay2", "vfs"} {
+		t.Run(driver, func(t *testing.T) {
+			root := testRootFor(t, driver)
+			d := startDaemon(t, root, driver)
+			result := startSleeper(t, d, root)
+			d.kill()
+			<-result
+			code, out, stderr := d.check("--format", "json")
+			var r checkResult
+			if err := json.Unmarshal([]byte(out), &r); err != nil {
+				t.Fatalf("exit code %d: %v\n%s%s", code, err, out, stderr)
+			}
+			unclean := false
+			for _, f := range r.Findings {
+				unclean = unclean || f.Kind == "unclean-stop"
+				if !f.Note && f.Remedy != "start" {
+					t.Errorf("found: %v", f)
+				}
+			}
+			if !unclean {
+				t.Errorf("that the daemon was killed is not told:\n%s", out)
+			}
+			again := startDaemon(t, root, driver)
+			dir := writeContext(t, root, "after", unique)
+			again.id(root, dir)
+			again.pruneAll(buildctlVersions[0]) // which waits for what no lease names
+			again.terminate()
+			again.wantConsistent()
+		})
+	}
+}
+
+func TestCheckWithoutDatabase(t *testing.T) {
+	root := testRoot(t)
+	code, stderr := runToEnd(t, graphsnapd("check", "--root", root))
+	if code != exitFailure || !strings.Contains(stderr, filepath.Join(root, "runc-overlay2", "snapshots.db")) {
+		t.Errorf("exit code %d, want %d:\n%s", code, exitFailure, stderr)
+	}
+	if code, stderr = runToEnd(t, graphsnapd("check", "--dockerd-root", root)); code != exitFailure || !strings.Contains(stderr, filepath.Join(root, "buildkit", "snapshots.db")) {
+		t.Errorf("exit code %d, want %d:\n%s", code, exitFailure, stderr)
+	}
+	if entries, err := os.ReadDir(root); err != nil || len(entries) > 0 {
+		t.Errorf("check made something: %v %v", entries, err)
+	}
+}
