@@ -125,3 +125,15 @@ demo-farm: build
 bench-export: setup-test $(BUILDCTL)
 	GRAPHSNAP_EXPORT_TIME=1 .ci/with-scratch go test -count=1 -timeout 30m -v -run '^TestExportTime$$' ./adapter/graphsnapd
 	GRAPHSNAP_EXPORT_TIME=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 30m -v -run '^TestExportTime$$' ./adapter/graphsnapd
+
+# containerd's snapshotter suite on every driver, and real containerds and buildkitds
+# with graphsnapd as their snapshotter, with both module files.
+.PHONY: test-containerd
+test-containerd: setup-test setup-dockerd .build/buildkitd-v0.34.2 $(BUILDCTL)
+	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test -count=1 -timeout 20m -v $(TESTFLAGS) ./adapter/containerd
+	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 20m -v $(TESTFLAGS) ./adapter/containerd
+
+.build/buildkitd-%:
+	target="$$PWD/$@"; mkdir -p .build && \
+	cd "$$(go mod download -json github.com/moby/buildkit@$* | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p')" && \
+	CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -o "$$target" ./cmd/buildkitd

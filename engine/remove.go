@@ -128,6 +128,30 @@ func (e *Engine) bury(b *body, failures int) {
 	}
 }
 
+// Cleanup returns when the directories of removed snapshots have been deleted, but for
+// those that are held. Where none is left but such as the driver failed to delete,
+// which is tried again and again in the background, the error is ErrUnavailable, as
+// it is after Close; else that of ctx.
+func (e *Engine) Cleanup(ctx context.Context) error {
+	if !e.gate.Enter() {
+		return fmt.Errorf("clean up: %w", errClosed)
+	}
+	defer e.gate.Leave()
+	ctx, cancel := e.untilClose(ctx)
+	defer cancel(nil)
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		p := e.Pending()
+		switch {
+		case p.Directories == 0:
+			return nil
+		case p.Directories == p.Failed:
+			return fmt.Errorf("clean up: %d directories could not be deleted yet: %w", p.Failed, errdefs.ErrUnavailable)
+		case !sleep(ctx, pause):
+			return fmt.Errorf("clean up: %d directories are still to be deleted: %w", p.Directories, context.Cause(ctx))
+		}
+	}
+}
+
 // Keep is Mount for faces on which nobody releases: the hold ends with Remove of the
 // snapshot, under whichever name, or with Close. All calls for one snapshot share
 // it. Whoever uses it has ended writing when the snapshot is committed, so it does
