@@ -137,3 +137,10 @@ test-containerd: setup-test setup-dockerd .build/buildkitd-v0.34.2 $(BUILDCTL)
 	target="$$PWD/$@"; mkdir -p .build && \
 	cd "$$(go mod download -json github.com/moby/buildkit@$* | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p')" && \
 	CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -o "$$target" ./cmd/buildkitd
+
+# Each fuzz target for ten minutes, or for FUZZTIME. What is found is kept in testdata.
+.PHONY: fuzz
+FUZZTIME ?= 10m
+fuzz:
+	go test -run '^$$' -fuzz '^FuzzDecodeRecord$$' -fuzztime $(FUZZTIME) -timeout 0 ./persist
+	go test -run '^$$' -fuzz '^FuzzOpenMutated$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -timeout 0 ./persist

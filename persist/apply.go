@@ -54,6 +54,8 @@ func (t *txn) apply(m *Mutation) error {
 			return nil
 		}
 		return t.DeleteBucket(bytesOf(m.key))
+	case opDiscard:
+		return t.discard(m.key, m.value)
 	case opSet:
 		return t.putOurs(bucketSettings, m.key, bytesOf(m.value))
 	}
@@ -278,6 +280,24 @@ func (t *txn) alias(lease, chainID string) error {
 		return nil
 	}
 	return at.bucket.Put(bytesOf(fieldChainID), bytesOf(chainID))
+}
+
+// discard deletes what is no record, or not the one that counts, of key.
+func (t *txn) discard(key, graphID string) error {
+	switch at := lookUp(t.Tx, key); {
+	case at.shape == shapeHidden, at.shape == shapeEmpty:
+		if err := t.DeleteBucket(bytesOf(key)); err != nil {
+			return err
+		}
+	case at.shape.isRecord():
+		if err := t.deleteOurs(bucketSnapshots, key); err != nil {
+			return err
+		}
+	}
+	if graphID == "" {
+		return nil
+	}
+	return t.putOurs(bucketRemoving, graphID, []byte{})
 }
 
 func (t *txn) encode(r *Record, also part) []byte {

@@ -141,6 +141,7 @@ func (w *writer) err() error {
 // run is the actor. It returns when the mailbox is closed and everything in it was
 // answered.
 func (w *writer) run() {
+	debug.SetPanicOnFault(true) // where the disk cannot read a page that is mapped
 	var batch []*message
 	for {
 		seen := len(batch)

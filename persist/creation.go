@@ -29,7 +29,7 @@ const (
 func openOrCreate(ctx context.Context, path string) (*bolt.DB, error) {
 	_, err := os.Stat(path)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return openBolt(ctx, path, os.OpenFile)
+		return openBolt(ctx, path, openSound)
 	}
 	// Locked before it bears the name, as a copy is (renew).
 	b, err := openBolt(ctx, path+suffixNew, openEmpty)

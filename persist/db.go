@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -134,9 +136,15 @@ func open(ctx context.Context, path string, o Options, change func(env) env) (*D
 func openBolt(ctx context.Context, path string, open func(string, int, os.FileMode) (*os.File, error)) (db *bolt.DB, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	prefetched := prefetch(ctx, path)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	var file *os.File
 	defer func() {
 		if p := recover(); p != nil { // of a page that is not what it should be
-			err = fmt.Errorf("open snapshot database %s: %v", path, p)
+			err = fmt.Errorf("open snapshot database %s: %v: %w", path, p, errdefs.ErrInternal)
+			if file != nil {
+				_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN) // it is mapped still
+				_ = file.Close()
+			}
 		}
 		if err != nil {
 			cancel()
@@ -144,7 +152,6 @@ func openBolt(ctx context.Context, path string, open func(string, int, os.FileMo
 		<-prefetched
 		cancel()
 	}()
-	var file *os.File
 	db, err = openFile(path, &bolt.Options{
 		Timeout: lockTimeout,
 		OpenFile: func(path string, flag int, mode os.FileMode) (*os.File, error) {

@@ -5,8 +5,11 @@ package persist
 
 import (
 	"errors"
+	"fmt"
 	"hash/maphash"
+	"runtime/debug"
 
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -35,10 +38,17 @@ type Leftover struct {
 // with the first error one of the functions returns. leftover is told of what is
 // neither; it may be nil. Load is for the time before the first Write: the
 // functions must not call Write, which could wait for Load to end.
-func (db *DB) Load(record func(Record) error, removal func(Removal) error, leftover func(Leftover)) error {
+func (db *DB) Load(record func(Record) error, removal func(Removal) error, leftover func(Leftover)) (err error) {
 	if leftover == nil {
 		leftover = func(Leftover) {}
 	}
+	// Pages were looked at when the database was opened, and may not be readable now.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("load snapshot database %s: %v: %w", db.w.path, p, errdefs.ErrDataLoss)
+		}
+	}()
 	return view(db.bolt, func(tx *bolt.Tx) error {
 		return (&loader{tx: tx, record: record, leftover: leftover}).load(removal)
 	})

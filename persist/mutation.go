@@ -16,7 +16,7 @@ type Mutation struct {
 	op     op
 	record Record // put, commit
 	key    string // the key, graph ID, alias or setting that is changed
-	value  string // graph ID of remove, chain ID of alias, value of set
+	value  string // graph ID of remove and discard, chain ID of alias, value of set
 }
 
 type op uint8
@@ -30,6 +30,7 @@ const (
 	opRemoved
 	opAlias
 	opUnalias
+	opDiscard
 	opSet
 )
 
@@ -68,6 +69,13 @@ func Alias(lease, chainID string) Mutation {
 // Unalias makes the alias of lease disappear, if there is one.
 func Unalias(lease string) Mutation { return Mutation{op: opUnalias, key: lease} }
 
+// Discard makes disappear what Load called an Orphan, Empty or Shadowed under key, if
+// it is there still, and where graphID is not empty the removal of graphID appear. No
+// record may bear an Orphan's graph ID: whoever reads its parent there would lose it.
+func Discard(key, graphID string) Mutation {
+	return Mutation{op: opDiscard, key: key, value: graphID}
+}
+
 // Set gives a setting of the engine a value.
 func Set(name, value string) Mutation { return Mutation{op: opSet, key: name, value: value} }
 
@@ -103,6 +111,12 @@ func (m *Mutation) check() error {
 	case opRemove:
 		if err := checkKey("graph ID", m.value); err != nil {
 			return err
+		}
+	case opDiscard:
+		if m.value != "" {
+			if err := checkKey("graph ID", m.value); err != nil {
+				return err
+			}
 		}
 	}
 	return checkKey("key", m.key)

@@ -66,6 +66,7 @@ type pageReader struct {
 
 	damage   []string
 	omitted  int  // damage that is not in there
+	mild     int  // damage that is in there and that bbolt copes with
 	quiet    bool // damage is expected
 	gaps     []gap
 	doubtful *bucketTree // what lay where it does not belong
@@ -95,7 +96,7 @@ func readPages(file io.ReaderAt, size int64, keep bool) (*pageReader, *bucketTre
 	if err := r.readFreelist(); err != nil {
 		return r, tree, err
 	}
-	if err := r.readTree(&place{tree: tree}, r.meta.root, nil, nil, 0); err != nil {
+	if err := r.readTree(&place{tree: tree}, r.meta.root, nil, nil, nil, 0); err != nil {
 		return r, tree, err
 	}
 	r.compareFree()
@@ -144,6 +145,9 @@ func (r *pageReader) readMeta() (found bool, err error) {
 			return false, err
 		}
 		if second != nil && second.pageSize != size {
+			if first != nil {
+				r.wrong("the meta pages do not agree on how large pages are")
+			}
 			second = nil
 		}
 		if first != nil {
@@ -156,9 +160,11 @@ func (r *pageReader) readMeta() (found bool, err error) {
 		return false, nil
 	case second == nil:
 		r.wrong("the second meta page is not whole, the first is used")
+		r.mild++ // a power loss tears it
 		r.meta = *first
 	case first == nil:
 		r.wrong("the first meta page is not whole, the second is used")
+		r.mild++
 		r.meta = *second
 	case second.tx > first.tx:
 		r.meta, r.prev = *second, first
@@ -186,8 +192,11 @@ func (r *pageReader) metaAt(offset int64) (*metaPage, error) {
 		root:     u64(b[16:]), sequence: u64(b[24:]),
 		freelist: u64(b[32:]), pages: u64(b[40:]), tx: u64(b[48:]),
 	}
-	if u32(b) != boltMagic || u32(b[4:]) != boltVersion || u64(b[56:]) != sum.Sum64() ||
-		m.pageSize < 1<<10 || m.pageSize > 1<<25 || m.pages > 1<<40 {
+	if u32(b) != boltMagic || u32(b[4:]) != boltVersion || u64(b[56:]) != sum.Sum64() {
+		return nil, nil
+	}
+	if m.pageSize < 1<<10 || m.pageSize > 1<<25 || m.pageSize&(m.pageSize-1) != 0 || m.pages > 1<<40 {
+		r.wrong("the meta page at %d says that there are %d pages of %d bytes", offset, m.pages, m.pageSize)
 		return nil, nil
 	}
 	return m, nil
@@ -297,6 +306,9 @@ func (r *pageReader) compareFree() {
 		}
 	}
 	if lost > 0 {
+		if len(r.damage) < maxDamage {
+			r.mild++
+		}
 		r.wrong("%d pages are neither in use nor listed as free", lost)
 	}
 }

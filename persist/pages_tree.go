@@ -63,9 +63,9 @@ func (c *place) around() bool { return c.within != nil && len(c.path) < len(c.wi
 // here tells whether the place is in the very bucket that is wanted.
 func (c *place) here() bool { return c.within != nil && slices.Equal(c.path, c.within.bucket) }
 
-// readTree reads the page and those below it. Keys are to lie in the range from low
-// to high.
-func (r *pageReader) readTree(c *place, id uint64, low, high []byte, depth int) error {
+// readTree reads the page and those below it. The first key is to be begin, where that
+// is not nil, and keys are to lie in the range from low to high.
+func (r *pageReader) readTree(c *place, id uint64, begin, low, high []byte, depth int) error {
 	p, err := r.readPage(id)
 	if err != nil {
 		return err
@@ -92,6 +92,11 @@ func (r *pageReader) readTree(c *place, id uint64, low, high []byte, depth int) 
 	for i := range r.span(p) {
 		r.seen[id+i] = true
 	}
+	if first, ok := p.firstKey(); begin != nil && (!ok || !bytes.Equal(first, begin)) {
+		// bbolt reads it nevertheless; when it writes it looks for the key above, to
+		// replace it, and adds another one.
+		r.wrong("page %d: its first key is %.40q, not the one that leads to it", id, first)
+	}
 	if p.flags == flagLeaf {
 		return r.readLeaf(c, p, low, high, depth)
 	}
@@ -100,8 +105,8 @@ func (r *pageReader) readTree(c *place, id uint64, low, high []byte, depth int) 
 
 func (r *pageReader) readBranch(c *place, p *page, low, high []byte, depth int) error {
 	type child struct {
-		low, high []byte
-		id        uint64
+		begin, low, high []byte
+		id               uint64
 	}
 	var children []child
 	last := low
@@ -114,13 +119,13 @@ func (r *pageReader) readBranch(c *place, p *page, low, high []byte, depth int) 
 		}
 		if i > 0 && bytes.Compare(last, key) >= 0 || !in(key, low, high) {
 			r.wrong("page %d: the key of element %d is not where it belongs", p.id, i)
-			children = append(children, child{low, high, id})
+			children = append(children, child{nil, low, high, id})
 			continue
 		}
 		if n := len(children); n > 0 {
 			children[n-1].high = key
 		}
-		children = append(children, child{key, high, id})
+		children = append(children, child{key, key, high, id})
 		if i == 0 {
 			children[0].low = low // what is smaller than all keys is put there
 		}
@@ -130,7 +135,7 @@ func (r *pageReader) readBranch(c *place, p *page, low, high []byte, depth int) 
 		if c.here() && !overlap(*c.within, child.low, child.high) {
 			continue
 		}
-		if err := r.readTree(c, child.id, child.low, child.high, depth+1); err != nil {
+		if err := r.readTree(c, child.id, child.begin, child.low, child.high, depth+1); err != nil {
 			return err
 		}
 	}
@@ -213,7 +218,7 @@ func (r *pageReader) readBucket(c *place, p *page, name string, value []byte, de
 		}
 	}
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
-		return r.readTree(sub, root, nil, nil, depth+1)
+		return r.readTree(sub, root, nil, nil, nil, depth+1)
 	}
 	inline := value[bucketHeader:]
 	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != flagLeaf || binary.NativeEndian.Uint32(inline[12:]) != 0 {
@@ -223,6 +228,19 @@ func (r *pageReader) readBucket(c *place, p *page, name string, value []byte, de
 	}
 	q := &page{id: p.id, flags: flagLeaf, count: int(binary.NativeEndian.Uint16(inline[10:])), body: inline}
 	return r.readLeaf(sub, q, nil, nil, depth+1)
+}
+
+// firstKey returns the key of the first element.
+func (p *page) firstKey() (key []byte, ok bool) {
+	if p.count == 0 {
+		return nil, false
+	}
+	if p.flags == flagBranch {
+		key, _, ok = p.branchElement(0)
+	} else {
+		_, key, _, ok = p.leafElement(0)
+	}
+	return key, ok
 }
 
 // branchElement returns the lowest key below a page and the page.
@@ -298,7 +316,7 @@ func (r *pageReader) fillGaps(tree *bucketTree) error {
 	r.meta.root, r.meta.pages = r.prev.root, min(r.prev.pages, last.pages)
 	for i := range gaps {
 		r.seen = map[uint64]bool{}
-		if err := r.readTree(&place{tree: tree, within: &gaps[i]}, r.prev.root, nil, nil, 0); err != nil {
+		if err := r.readTree(&place{tree: tree, within: &gaps[i]}, r.prev.root, nil, nil, nil, 0); err != nil {
 			return err
 		}
 	}

@@ -226,6 +226,34 @@ func TestWhatDockerdCannotSayIsKeptApart(t *testing.T) {
 	s.wantRecords()
 }
 
+// Discard takes what Load tells of and no record besides.
+func TestDiscardTakesLeftoversAlone(t *testing.T) {
+	s := newStore(t)
+	view := Record{Key: "v", Kind: View, Parent: "n", GraphID: "gv", Created: 1, Updated: 1}
+	s.write(Put(view), Put(active("a", "")), Put(active("k", "")), Commit(committed("n", "k", ""), "k"))
+	s.dockerd(func(tx *bolt.Tx) {
+		s.put(tx, "v", "parent", "")
+		s.put(tx, "gone", "parent", "n", "iscommitted", "")
+		s.put(tx, "empty", "size", "5")
+		s.put(tx, "lease", "chainid", digestOf("a"))
+	})
+	for _, key := range []string{"v", "gone", "empty", "lease", "a", "n", "absent"} {
+		graphID := ""
+		if key == "v" || key == "gone" {
+			graphID = "g" + key
+		}
+		s.write(Discard(key, graphID))
+	}
+	s.wantRecords(Record{Key: "v", Kind: Active, GraphID: "v"}, active("a", ""), committed("n", "k", ""))
+	c := s.load()
+	if want := (map[string]bool{"gv": true, "ggone": true}); !reflect.DeepEqual(c.removals, want) {
+		t.Errorf("removals: %v, want %v", c.removals, want)
+	}
+	if want := (map[string]Oddity{"lease": Aliased}); !reflect.DeepEqual(c.leftovers, want) {
+		t.Errorf("leftovers: %v, want %v", c.leftovers, want)
+	}
+}
+
 func TestForeignBucketIsLeftAlone(t *testing.T) {
 	s := newStore(t)
 	s.dockerd(func(tx *bolt.Tx) { s.put(tx, "k", "unheard of", "1") })
