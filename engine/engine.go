@@ -69,6 +69,7 @@ type Engine struct {
 	anyLease   atomic.Bool       // a listing found a lease
 	keepLoaded atomic.Bool       // the first listing found none though there were snapshots
 	aliases    map[string]string // that an earlier process left, by lease; until the first listing
+	empty      []string          // keys of buckets with nothing in them; the reaper's once it runs
 
 	gate       actors.Gate     // operations under way
 	ctx        context.Context // ends when closing begins

@@ -19,14 +19,15 @@ func (e *Engine) load(ctx context.Context, name string) error {
 	layers := e.newLayerLoader()
 	r := newRecovery(ctx, e)
 	defer r.progress.stop()
+	var shared []string // graph IDs that more than one record bears
 	record := func(rec persist.Record) error {
 		b := layers.body(ctx, rec)
 		if b == nil {
 			return nil
 		}
 		e.keys.Seed(rec.Key, &state{phase: present, body: b, leased: true})
-		if b.owned() {
-			e.graphIDs.Take(b.graphID)
+		if b.owned() && !e.graphIDs.Take(b.graphID) {
+			shared = append(shared, b.graphID)
 		}
 		r.record(rec)
 		return nil
@@ -36,8 +37,11 @@ func (e *Engine) load(ctx context.Context, name string) error {
 		r.removing[rec.GraphID] = true
 		return nil
 	}
+	var strays []persist.Leftover
 	leftover := func(l persist.Leftover) {
 		switch l.Oddity {
+		case persist.Orphan, persist.Broken, persist.Empty, persist.Shadowed:
+			strays = append(strays, l)
 		case persist.Aliased:
 			e.aliases[l.Key] = l.Record.ChainID
 		case persist.Undecodable:
@@ -55,9 +59,11 @@ func (e *Engine) load(ctx context.Context, name string) error {
 	for _, id := range e.leftovers.Take() { // of what stood on layers that are gone
 		r.removing[id] = true
 	}
+	r.strays(strays)
 	if len(r.keys) > 0 {
 		e.loaded = e.clock.Load()
 	}
+	r.contradictions(ctx, shared)
 	for _, key := range r.keys {
 		// Nobody else looks at the states yet, so they may still be changed.
 		s := e.keys.Load(key)

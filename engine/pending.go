@@ -26,7 +26,7 @@ func (s *state) free(key string) error {
 		return fmt.Errorf("snapshot %q could neither be finished nor undone: %w", key, errdefs.ErrUnavailable)
 	case s.phase == lost:
 		// Not ErrAlreadyExists: there is nothing to go on with.
-		return fmt.Errorf("snapshot %q was lost in a crash and is not removed yet, which happens when no lease names it and what stands on it: %w", key, errdefs.ErrUnavailable)
+		return fmt.Errorf("snapshot %q is lost and not removed yet, which happens when no lease names it and what stands on it: %w", key, errdefs.ErrUnavailable)
 	}
 	return errTaken(key)
 }

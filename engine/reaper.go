@@ -164,6 +164,7 @@ func (r *reaper) judge(ctx context.Context, l *listing) {
 // listing, the parents that this makes unwanted.
 func (r *reaper) reap(ctx context.Context, l *listing, keys []string) {
 	r.judge(ctx, l)
+	r.sweepEmpty(l)
 	for len(keys) > 0 && ctx.Err() == nil {
 		parents := make([]string, len(keys))
 		var g errgroup.Group
@@ -280,7 +281,10 @@ func (m *remove) Handle(o *owner) {
 		return
 	}
 	w := persist.Delete(o.Key())
-	if m.body.owned() {
+	switch {
+	case m.body.stray:
+		w = persist.Discard(o.Key(), m.body.graphID)
+	case m.body.owned():
 		w = persist.Remove(o.Key(), m.body.graphID)
 	}
 	if err := m.e.db.Write(context.WithoutCancel(m.e.ctx), w); err != nil {

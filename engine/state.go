@@ -49,6 +49,7 @@ type body struct {
 	borrows  bool         // the directory is the parent's
 	removed  *atomic.Bool // whether the directory is to go, or went, whatever bears the graph ID now; nil where it is a layer's
 	kept     *keeping     // the hold that ends with the snapshot, see Mountable.Keep
+	stray    bool         // it is no record but an orphan in the database, and lost
 	adrift   bool         // there is no record of the parent, so it is lost, and nobody counts it
 	foreign  bool         // it is a layer of the layer store, and so is the directory
 	layer    Layer        // that it is or was exported as, with a reference; nil for none
