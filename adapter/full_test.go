@@ -27,7 +27,12 @@ func (s *site) onSmallDisk(t *testing.T, mib int64) {
 // mountDisk mounts a new file system of so many MiB until the end of the test.
 func mountDisk(t *testing.T, at string, mib int64, mkfs ...string) {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "disk")
+	mountImage(t, filepath.Join(t.TempDir(), "disk"), at, mib, mkfs...)
+}
+
+// mountImage is mountDisk with the file to choose that the file system is in.
+func mountImage(t *testing.T, image, at string, mib int64, mkfs ...string) {
+	t.Helper()
 	f, err := os.Create(image)
 	must(t, err)
 	must(t, errors.Join(f.Truncate(mib<<20), f.Close()))

@@ -24,6 +24,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/docker/docker/daemon/graphdriver"
 	_ "github.com/docker/docker/daemon/graphdriver/btrfs" // empty without a C compiler
+	_ "github.com/docker/docker/daemon/graphdriver/fuse-overlayfs"
 	"github.com/docker/docker/daemon/graphdriver/overlay2"
 	"github.com/docker/docker/daemon/graphdriver/vfs"
 	"github.com/moby/buildkit/snapshot"
@@ -174,18 +175,21 @@ func (s *site) directories(t testing.TB) []string {
 	}
 	var ids []string
 	for _, e := range entries(t, home) {
-		if e.IsDir() && (s.driver != "overlay2" || e.Name() != "l") {
+		if e.IsDir() && (!s.linked() || e.Name() != dirLinks) {
 			ids = append(ids, e.Name())
 		}
 	}
 	return ids
 }
 
-// links maps the links in overlay2's l/ to the graph IDs that they lead to.
+// linked tells whether the driver keeps a short link to every directory.
+func (s *site) linked() bool { return s.driver == "overlay2" || s.driver == "fuse-overlayfs" }
+
+// links maps the links in an overlay driver's l/ to the graph IDs that they lead to.
 func (s *site) links(t testing.TB) map[string]string {
 	t.Helper()
 	links := map[string]string{}
-	if s.driver != "overlay2" {
+	if !s.linked() {
 		return links
 	}
 	for _, e := range entries(t, s.path(s.driver, "l")) {
