@@ -90,6 +90,9 @@ func (r *pageReader) readTree(c *place, id uint64, begin, low, high []byte, dept
 		return nil
 	}
 	for i := range r.span(p) {
+		if i > 0 && r.seen[id+i] {
+			r.wrong("page %d: goes on over page %d, which is in use", id, id+i)
+		}
 		r.seen[id+i] = true
 	}
 	if first, ok := p.firstKey(); begin != nil && (!ok || !bytes.Equal(first, begin)) {
