@@ -49,6 +49,18 @@ func (o *Owners[V]) Load(key string) *V {
 	return nil
 }
 
+// Find is Load that returns its own copy of key as well, "" where there is no value,
+// for those who keep many that are the same.
+func (o *Owners[V]) Find(key string) (string, *V) {
+	s, h := o.table.locate(key)
+	if c := o.table.find(s, h, key); c != nil {
+		if v := c.value.Load(); v != nil {
+			return c.key, v
+		}
+	}
+	return "", nil
+}
+
 // Range calls f for the keys that have a value until f answers false. It takes
 // no lock, so f may do as it likes. A key that has a value throughout is passed
 // exactly once; each value was the published one at some moment of the call.

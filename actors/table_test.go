@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 )
 
 // keysOfOneShard returns n keys that share a shard, so that a small test fills,
@@ -271,5 +273,21 @@ func TestLoadAllocatesNothing(t *testing.T) {
 	key, absent := "key500", "key5000"
 	if n := testing.AllocsPerRun(100, func() { o.Load(key); o.Load(absent) }); n != 0 {
 		t.Error(n, "allocations")
+	}
+}
+
+// TestFind checks that the key that is returned is the one that is kept, not the
+// one that was asked for.
+func TestFind(t *testing.T) {
+	o := NewOwners[int](Config{Name: "number"})
+	defer o.Close()
+	kept, asked := strings.Clone("key"), strings.Clone("key")
+	o.Seed(kept, new(int))
+	key, v := o.Find(asked)
+	if key != kept || unsafe.StringData(key) != unsafe.StringData(kept) || v != o.Load(kept) {
+		t.Error("Find returns another key or value than what is kept")
+	}
+	if key, v := o.Find("nobody"); key != "" || v != nil {
+		t.Errorf("Find of an absent key returns %q, %v", key, v)
 	}
 }

@@ -35,7 +35,7 @@ type Resident struct {
 func (e *Engine) Census(ctx context.Context) ([]Resident, []mounts.Entry, error) {
 	var all []Resident
 	e.keys.Range(func(key string, s *state) bool {
-		r := Resident{Key: key, Children: s.children, Holds: s.holds, Leases: slices.Clone(s.leases), Unwanted: s.unwanted()}
+		r := Resident{Key: key, Children: int(s.children), Holds: int(s.holds), Leases: slices.Clone(s.leases), Unwanted: s.unwanted()}
 		if b := s.visible(); b != nil {
 			r.Present, r.Kind, r.Parent, r.GraphID = true, b.kind, b.parent, b.graphID
 			r.Owned, r.Pins = b.owned(), b.pins()

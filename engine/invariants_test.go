@@ -61,7 +61,7 @@ func (h *harness) checkTables() {
 		return true
 	})
 	h.keys.Range(func(key string, s *state) bool {
-		if s.children != children[key] {
+		if int(s.children) != children[key] {
 			h.t.Errorf("%q has %d pins and %d children", key, s.children, children[key])
 		}
 		return true
@@ -149,4 +149,4 @@ func (h *harness) checkDatabase() {
 	}
 }
 
-func kindOf(r persist.Record) snapshots.Kind { return fromRecord(r).kind }
+func kindOf(r persist.Record) snapshots.Kind { return fromRecord(r).body.kind }

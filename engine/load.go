@@ -21,12 +21,12 @@ func (e *Engine) load(ctx context.Context, name string) error {
 	defer r.progress.stop()
 	var shared []string // graph IDs that more than one record bears
 	record := func(rec persist.Record) error {
-		b := layers.body(ctx, rec)
-		if b == nil {
+		s := layers.state(ctx, rec)
+		if s == nil {
 			return nil
 		}
-		e.keys.Seed(rec.Key, &state{phase: present, body: b, leased: true})
-		if b.owned() && !e.graphIDs.Take(b.graphID) {
+		e.keys.Seed(rec.Key, s)
+		if b := s.body; b.owned() && !e.graphIDs.Take(b.graphID) {
 			shared = append(shared, b.graphID)
 		}
 		r.record(rec)
@@ -70,13 +70,14 @@ func (e *Engine) load(ctx context.Context, name string) error {
 		if !s.body.pins() {
 			continue
 		}
-		p := e.keys.Load(s.body.parent)
+		parent, p := e.keys.Find(s.body.parent)
 		if p == nil || p.body == nil {
 			log.G(ctx).WithField("key", key).WithField("parent", s.body.parent).Error("the parent of a snapshot is not recorded; there is no such snapshot any more, nor those on top of it")
 			s.phase, s.body.adrift = lost, true
 			r.gone++
 			continue
 		}
+		s.body.parent = parent // one copy of a name is enough
 		p.children++
 		if s.body.borrows {
 			s.body.graphID, s.body.removed = p.body.graphID, p.body.removed

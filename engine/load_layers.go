@@ -16,12 +16,13 @@ import (
 type layerLoader struct {
 	e       *Engine
 	chainID map[string]string // of the layer that has the directory, by graph ID
+	below   map[string]bool   // chain IDs on which snapshots stand
 	repair  []persist.Mutation
 	lost    []string // borrowed layers that are not there any more
 }
 
 func (e *Engine) newLayerLoader() *layerLoader {
-	l := &layerLoader{e: e, chainID: map[string]string{}}
+	l := &layerLoader{e: e, chainID: map[string]string{}, below: map[string]bool{}}
 	if e.layers != nil {
 		for _, layer := range e.layers.All() {
 			l.chainID[layer.GraphID()] = layer.ChainID()
@@ -30,17 +31,26 @@ func (e *Engine) newLayerLoader() *layerLoader {
 	return l
 }
 
-// body turns a record into a snapshot. It answers nil for a borrowed layer that is
+// state turns a record into a snapshot. It answers nil for a borrowed layer that is
 // not there any more.
-func (l *layerLoader) body(ctx context.Context, r persist.Record) *body {
+func (l *layerLoader) state(ctx context.Context, r persist.Record) *state {
 	if r.Kind == persist.Borrowed {
 		return l.borrowed(ctx, r)
 	}
-	b := fromRecord(r)
+	s := fromRecord(r)
+	l.attach(ctx, s.body, r)
+	if s.body.pins() && chainID(r.Parent) {
+		l.below[r.Parent] = true
+	}
+	return s
+}
+
+// attach gives the body of a record its serial and its layer.
+func (l *layerLoader) attach(ctx context.Context, b *body, r persist.Record) {
 	b.serial = l.e.clock.Add(1)
 	if b.kind != snapshots.KindCommitted || l.e.layers == nil {
 		b.chainID = r.ChainID
-		return b
+		return
 	}
 	id := r.ChainID
 	if owner := l.chainID[b.graphID]; owner != "" && b.owned() {
@@ -49,7 +59,7 @@ func (l *layerLoader) body(ctx context.Context, r persist.Record) *body {
 		id = owner
 	}
 	if id == "" {
-		return b
+		return
 	}
 	layer, err := l.e.layers.Get(id)
 	if err != nil {
@@ -58,17 +68,16 @@ func (l *layerLoader) body(ctx context.Context, r persist.Record) *body {
 		log.G(ctx).WithError(err).WithField("key", r.Key).WithField("chainID", id).Warn("the layer of a snapshot is gone")
 		r.ChainID = ""
 		l.repair = append(l.repair, persist.Put(r))
-		return b
+		return
 	}
 	b.layer, b.chainID = layer, id
 	if id != r.ChainID {
 		r.ChainID = id
 		l.repair = append(l.repair, persist.Put(r))
 	}
-	return b
 }
 
-func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *body {
+func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *state {
 	if l.e.layers == nil {
 		log.G(ctx).WithField("key", r.Key).Error("a layer of the layer store is recorded and there is no layer store")
 		l.lost = append(l.lost, r.Key)
@@ -83,7 +92,7 @@ func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *body {
 	}
 	b := l.e.borrowedBody(layer)
 	b.labels, b.updated = r.Labels, r.Updated
-	return b
+	return &state{phase: present, body: b, leased: true}
 }
 
 // finish writes down what was found and takes out of keys what stood on layers that
@@ -92,40 +101,37 @@ func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *body {
 // may have been forgotten.
 func (l *layerLoader) finish(ctx context.Context, keys []string) (sound []string) {
 	e := l.e
-	on := map[string][]string{}
-	var parents []string
-	for _, key := range keys {
-		b := e.keys.Load(key).body
-		if !b.pins() {
-			continue
-		}
-		on[b.parent] = append(on[b.parent], key)
-		if len(on[b.parent]) > 1 || !chainID(b.parent) || e.keys.Load(b.parent) != nil || slices.Contains(l.lost, b.parent) {
+	for parent := range l.below {
+		if e.keys.Load(parent) != nil || slices.Contains(l.lost, parent) {
 			continue
 		}
 		// dockerd forgets that it borrowed a layer when any lease of it ends.
-		r := persist.Record{Key: b.parent, Kind: persist.Borrowed}
-		if p := l.borrowed(ctx, r); p != nil {
+		r := persist.Record{Key: parent, Kind: persist.Borrowed}
+		if s := l.borrowed(ctx, r); s != nil {
 			l.repair = append(l.repair, persist.Put(r))
-			e.keys.Seed(b.parent, &state{phase: present, body: p, leased: true})
-			parents = append(parents, b.parent)
+			e.keys.Seed(parent, s)
+			keys = append(keys, parent)
 		}
 	}
-	keys = append(keys, parents...)
 	if len(l.repair) > 0 {
 		e.db.Later(l.repair...)
 	}
 	if len(l.lost) == 0 {
 		return keys
 	}
+	on := map[string][]string{}
+	for _, key := range keys {
+		if b := e.keys.Load(key).body; b.pins() {
+			on[b.parent] = append(on[b.parent], key)
+		}
+	}
 	unsound := map[string]bool{}
-	for lost := l.lost; len(lost) > 0; {
+	for lost := l.lost; len(lost) > 0; lost = lost[1:] {
 		for _, key := range on[lost[0]] {
 			unsound[key] = true
 			lost = append(lost, key)
 			l.drop(ctx, key)
 		}
-		lost = lost[1:]
 	}
 	return slices.DeleteFunc(keys, func(key string) bool { return unsound[key] })
 }

@@ -11,23 +11,22 @@ import (
 )
 
 // state is what is published of a key. It is never changed once published; its
-// owner publishes another.
+// owner publishes another. A million idle keys are a million of them, so fields lie
+// where they leave no gaps, in body too, and first what reads look at.
 type state struct {
-	phase phase
-	body  *body // nil where absent or reserved
-
-	children int // snapshots that have this one as their parent
-	holds    int // mounts of this view; those of directories are in the table of mounts
+	phase    phase
+	leased   bool  // a lease ended, or may have: the snapshot was loaded
+	children int32 // snapshots that have this one as their parent
+	holds    int32 // mounts of this view; those of directories are in the table of mounts
+	adding   int32 // leases that are being added: the lease manager may not know them
+	body     *body // nil where absent or reserved
+	flip     *flip // the Commit under way
 
 	leases []Lease // that name the key, sorted
-	leased bool    // a lease ended, or may have: the snapshot was loaded
-	adding int     // leases that are being added: the lease manager may not know them
 	event  uint64  // clock of the last change to leases, and of the appearance
 
 	pending chan struct{} // while reserved or creating: closed when that is decided
-
-	birth *birth // of a snapshot made by this process, until it was answered
-	flip  *flip  // the Commit under way
+	birth   *birth        // of a snapshot made by this process, until it was answered
 }
 
 type phase uint8
@@ -42,23 +41,35 @@ const (
 
 // body is the snapshot itself. It is immutable too; states share it.
 type body struct {
-	serial   uint64 // tells the snapshot from others that bear its key before and after
 	kind     snapshots.Kind
-	parent   string
-	graphID  string       // the directory; a view of a parent has that of the parent
-	borrows  bool         // the directory is the parent's
-	removed  *atomic.Bool // whether the directory is to go, or went, whatever bears the graph ID now; nil where it is a layer's
-	kept     *keeping     // the hold that ends with the snapshot, see Mountable.Keep
-	stray    bool         // it is no record but an orphan in the database, and lost
-	adrift   bool         // there is no record of the parent, so it is lost, and nobody counts it
-	foreign  bool         // it is a layer of the layer store, and so is the directory
-	layer    Layer        // that it is or was exported as, with a reference; nil for none
-	chainID  string       // that is recorded: of the layer, or of the one that it is about to become
+	borrows  bool // the directory is the parent's
+	stray    bool // it is no record but an orphan in the database, and lost
+	adrift   bool // there is no record of the parent, so it is lost, and nobody counts it
+	foreign  bool // it is a layer of the layer store, and so is the directory
 	measured bool
-	usage    snapshots.Usage // where measured
-	created  int64           // Unix nanoseconds, 0 unknown
-	updated  int64
-	labels   map[string]string
+
+	parent  string
+	created int64 // Unix nanoseconds, 0 unknown
+	updated int64
+	labels  map[string]string
+	usage   snapshots.Usage // where measured
+
+	serial  uint64       // tells the snapshot from others that bear its key before and after
+	graphID string       // the directory; a view of a parent has that of the parent
+	removed *atomic.Bool // whether the directory is to go, or went, whatever bears the graph ID now; nil where it is a layer's
+	kept    *keeping     // the hold that ends with the snapshot, see Mountable.Keep
+	layer   Layer        // that it is or was exported as, with a reference; nil for none
+	chainID string       // that is recorded: of the layer, or of the one that it is about to become
+}
+
+// loaded is all that there is of a snapshot when it was loaded. A million of them
+// are a million pieces of memory and not four, and who reads one finds in a cache
+// line or two what Stat tells.
+type loaded struct {
+	state   state
+	body    body
+	removed atomic.Bool
+	kept    keeping
 }
 
 // flip makes a Commit visible under both of its keys at one instant. The states
@@ -206,21 +217,25 @@ func (b *body) record(key string) persist.Record {
 	return r
 }
 
-// fromRecord is the opposite of record. What it cannot know is the graph ID of
-// a view that borrows.
-func fromRecord(r persist.Record) *body {
-	b := &body{
-		parent:   r.Parent,
-		graphID:  r.GraphID,
-		borrows:  r.GraphID == "",
-		measured: r.Measured && r.Kind == persist.Committed && r.Inodes >= 0,
-		created:  r.Created,
-		updated:  r.Updated,
-		labels:   r.Labels,
-		kept:     new(keeping),
+// fromRecord is the opposite of record, as the state of a snapshot that is loaded.
+// What it cannot know is the graph ID of a view that borrows.
+func fromRecord(r persist.Record) *state {
+	l := &loaded{
+		state: state{phase: present, leased: true},
+		body: body{
+			parent:   r.Parent,
+			graphID:  r.GraphID,
+			borrows:  r.GraphID == "",
+			measured: r.Measured && r.Kind == persist.Committed && r.Inodes >= 0,
+			created:  r.Created,
+			updated:  r.Updated,
+			labels:   r.Labels,
+		},
 	}
+	b := &l.body
+	l.state.body, b.kept = b, &l.kept
 	if b.owned() {
-		b.removed = new(atomic.Bool)
+		b.removed = &l.removed
 	}
 	if b.measured {
 		b.usage = snapshots.Usage{Size: r.Size, Inodes: r.Inodes}
@@ -233,5 +248,5 @@ func fromRecord(r persist.Record) *body {
 	case persist.Committed:
 		b.kind = snapshots.KindCommitted
 	}
-	return b
+	return &l.state
 }
