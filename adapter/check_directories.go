@@ -57,7 +57,7 @@ func (c *checker) checkDirectories() error {
 		}
 	}
 	for id := range there {
-		if d != nil && id == dirLinks || len(c.bearers[id]) > 0 || c.removing[id] || c.layers.uses(id) {
+		if d != nil && id == dirLinks || c.ours(id) || c.layers.uses(id) {
 			continue
 		}
 		c.unnamed("directory-unnamed", id, filepath.Join(home, id), "no record names the directory")
@@ -69,6 +69,11 @@ func (c *checker) checkDirectories() error {
 		return err
 	}
 	return c.checkMounts(d)
+}
+
+// ours tells whether something in the database names the graph ID.
+func (c *checker) ours(id string) bool {
+	return len(c.bearers[id]) > 0 || c.removing[id] || c.strays[id]
 }
 
 // unnamed tells of something in the driver's home that nobody knows.
@@ -186,7 +191,7 @@ func (c *checker) checkLinks(d *driver) error {
 		switch {
 		case err != nil || !ok || target != linkTarget(id) || !inside(id):
 			c.found(Finding{Kind: "link-dangling", Path: path, Remedy: RemedyNone, Detail: fmt.Sprintf("it does not lead to a directory of the driver's, but to %q (%v)", target, err)})
-		case len(c.bearers[id]) > 0 || c.removing[id]:
+		case c.ours(id):
 			// What is wrong with the directory is told of it; what was not finished
 			// has no more than the link.
 			if link, err := d.link(id); err == nil && link != name {
@@ -209,7 +214,7 @@ func (c *checker) checkMounts(d *driver) error {
 	}
 	for id, n := range mounted {
 		// Containers of others may run while their daemon does not.
-		if len(c.bearers[id]) > 0 || c.removing[id] || c.layers == nil {
+		if c.ours(id) || c.layers == nil {
 			c.found(Finding{Kind: "mounted", GraphID: id, Path: filepath.Join(d.dir(id), merged), Remedy: RemedyStart, Detail: fmt.Sprintf("mounted %d times, and nobody runs who did that", n)})
 		}
 	}

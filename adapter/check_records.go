@@ -22,6 +22,7 @@ type checker struct {
 	records  map[string]*persist.Record
 	bearers  map[string][]*persist.Record // by graph ID; the first is whose it is
 	removing map[string]bool              // graph IDs
+	strays   map[string]bool              // graph IDs that something names which is no record
 	children map[string][]string
 	lost     map[string]bool // keys of snapshots that cannot be used
 	layers   *layerFiles     // nil: there is no layer store
@@ -49,7 +50,7 @@ func (c *checker) run(ctx context.Context) (err error) {
 
 func (c *checker) index() {
 	c.records, c.bearers = map[string]*persist.Record{}, map[string][]*persist.Record{}
-	c.removing, c.children, c.lost = map[string]bool{}, map[string][]string{}, map[string]bool{}
+	c.removing, c.children, c.lost, c.strays = map[string]bool{}, map[string][]string{}, map[string]bool{}, map[string]bool{}
 	for i := range c.x.Records {
 		r := &c.x.Records[i]
 		c.records[r.Key] = r
@@ -95,29 +96,7 @@ func (c *checker) checkFile() {
 		c.found(Finding{Kind: "size-not-committed", Key: key, Note: true, Remedy: RemedyRepair, Detail: "a size is recorded of a snapshot that is not committed"})
 	}
 	for _, l := range c.x.Leftovers {
-		f := Finding{Kind: "no-record", Key: l.Key, Remedy: RemedyRepair}
-		switch l.Oddity {
-		case persist.Orphan:
-			f.Detail = "a bucket holds the parent of a name that is not there"
-		case persist.Broken:
-			f.GraphID = l.Record.GraphID
-			f.Detail = "the bucket is missing that holds the parent of the name: it cannot be used"
-			c.lost[l.Key] = true
-		case persist.Empty:
-			f.Detail = "a bucket holds nothing that is known"
-		case persist.Shadowed:
-			f.GraphID = l.Record.GraphID
-			f.Detail = "dockerd has recorded another snapshot of that key"
-		case persist.Undecodable:
-			f.Kind = "unreadable-record"
-			f.Detail = fmt.Sprintf("it cannot be read: %v", l.Err)
-			if l.Record.Key != "" {
-				f.Detail = fmt.Sprintf("its labels and times cannot be read: %v", l.Err)
-			}
-		default:
-			continue // aliases are compared with the leases
-		}
-		c.found(f)
+		c.checkLeftover(l)
 	}
 	for key, r := range c.records {
 		if r.Creating && !c.unreadable(key) {
@@ -127,6 +106,37 @@ func (c *checker) checkFile() {
 	for id := range c.removing {
 		c.found(Finding{Kind: "removing", GraphID: id, Remedy: RemedyStart, Detail: "its directory was to be deleted when the last process ended"})
 	}
+}
+
+func (c *checker) checkLeftover(l persist.Leftover) {
+	f := Finding{Kind: "no-record", Key: l.Key, Remedy: RemedyRepair}
+	switch l.Oddity {
+	case persist.Orphan:
+		f.GraphID = l.Key
+		f.Detail = "the key was committed under a name that is not there"
+	case persist.Broken:
+		f.GraphID = l.Record.GraphID
+		f.Detail = "the bucket is missing that holds the parent of the name: it cannot be used"
+	case persist.Empty:
+		f.Detail = "a bucket holds nothing that is known"
+	case persist.Shadowed:
+		f.GraphID = l.Record.GraphID
+		f.Detail = "dockerd has recorded another snapshot of that key"
+	case persist.Undecodable:
+		f.Kind = "unreadable-record"
+		f.Detail = fmt.Sprintf("it cannot be read: %v", l.Err)
+		if l.Record.Key != "" {
+			f.Detail = fmt.Sprintf("its labels and times cannot be read: %v", l.Err)
+		}
+	default:
+		return // aliases are compared with the leases
+	}
+	// What it names was made by the engine, or by dockerd's snapshotter.
+	if id := f.GraphID; id != "" && inside(id) && len(c.bearers[id]) == 0 && !c.removing[id] && !c.layers.uses(id) {
+		c.strays[id] = true
+		f.mend = []persist.Mutation{persist.Removing(id)}
+	}
+	c.found(f)
 }
 
 func (c *checker) unreadable(key string) bool {

@@ -203,6 +203,14 @@ var plantings = []planted{
 		plant: func(t *testing.T, s *site) {
 			s.plant(t, func(tx *bolt.Tx) error { return bucketOf(tx, "half", "what", "ever") })
 		}},
+	{name: "key of a name that is gone", kind: "no-record", key: "half", remedy: RemedyRepair, lost: []string{"half"},
+		plant: all(made("half"), func(t *testing.T, s *site) {
+			s.plant(t, func(tx *bolt.Tx) error { return bucketOf(tx, "half", "parent", "n0", "iscommitted", "") })
+		})},
+	{name: "name of a key that is gone", kind: "no-record", key: "half", remedy: RemedyRepair, lost: []string{"half"},
+		plant: all(made("stray"), func(t *testing.T, s *site) {
+			s.plant(t, func(tx *bolt.Tx) error { return bucketOf(tx, "half", "committed", "stray") })
+		})},
 	{name: "size", kind: "size-not-committed", key: "act", remedy: RemedyRepair, note: true,
 		plant: func(t *testing.T, s *site) {
 			s.plant(t, func(tx *bolt.Tx) error { return bucketOf(tx, "act", "size", "17") })

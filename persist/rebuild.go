@@ -21,11 +21,12 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Repair replaces the database by a new one that has all that Examine could read,
-// without what is no record, and with the mutations applied, all or none. Before that
-// it makes a copy of the file as it is, beside it, and returns its path; no earlier
-// copy is overwritten. Both are on disk, and the new database bears the name, when
-// Repair returns; before, the old one does. Repair blocks while it writes.
+// Repair replaces the database by a new one that has all that Examine could read, and
+// with the mutations applied, all or none. What is no record is left out, unless the
+// file was damaged: then another Repair does that. First of all it makes a copy of the
+// file as it is, beside it, and returns its path; no earlier copy is overwritten. Both
+// are on disk, and the new database bears the name, when Repair returns; before, the
+// old one does. Repair blocks while it writes.
 //
 // How the last process ended stays on record, so the next Open does what it has to.
 //
@@ -69,8 +70,10 @@ func (x *Examination) Repair(ctx context.Context, m ...Mutation) (backup string,
 		return backup, err
 	}
 	err = fill(db, tree, func(t *txn) error {
-		if err := t.tidy(); err != nil {
-			return err
+		if len(x.Damage) == 0 {
+			if err := t.tidy(); err != nil {
+				return err
+			}
 		}
 		for i := range m {
 			if err := t.apply(&m[i]); err != nil {

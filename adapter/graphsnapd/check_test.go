@@ -140,6 +140,36 @@ func TestCheckAfterKill(t *testing.T) {
 	}
 }
 
+// dockerd keeps the same files elsewhere, and shares the driver's home with images and
+// containers: what nobody names there is told, and left.
+func TestCheckOfADockerdRoot(t *testing.T) {
+	root := testRootFor(t, "overlay2")
+	d := startDaemon(t, root, "overlay2")
+	d.id(root, writeContext(t, root, "context", unique))
+	d.terminate()
+	data, builder := filepath.Join(root, "docker"), filepath.Join(d.root, "runc-overlay2")
+	if err := os.MkdirAll(filepath.Join(data, "image", "overlay2", "layerdb"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{"buildkit": builder, "overlay2": d.home()} {
+		if err := os.Symlink(target, filepath.Join(data, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code, stderr := runToEnd(t, graphsnapd("check", "--dockerd-root", data)); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, stderr)
+	}
+	if err := os.Mkdir(filepath.Join(d.home(), "stray"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := graphsnapd("check", "--dockerd-root", data, "--repair")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if code, _ := runToEnd(t, cmd); code != exitFailure || !strings.Contains(out.String(), "left: directory-unnamed graph ID \"stray\"") || strings.Contains(out.String(), "backup") {
+		t.Errorf("exit code %d:\n%s", code, &out)
+	}
+}
+
 func TestCheckWithoutDatabase(t *testing.T) {
 	root := testRoot(t)
 	code, stderr := runToEnd(t, graphsnapd("check", "--root", root))
