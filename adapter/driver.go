@@ -79,7 +79,24 @@ func (d *driver) Get(id string) (string, error) {
 	if err != nil || described {
 		return "", err
 	}
+	switch deep, err := d.isDeep(id); {
+	case err != nil:
+		return "", err
+	case deep:
+		return d.mountDeep(id)
+	}
 	return d.Driver.Get(id, "")
+}
+
+// Put is not called where Get mounted nothing.
+func (d *driver) Put(id string) error {
+	switch deep, err := d.isDeep(id); {
+	case err != nil:
+		return err
+	case deep:
+		return d.Unmount(id)
+	}
+	return d.Driver.Put(id)
 }
 
 // Usage measures what lies in the directory itself, where the driver keeps that

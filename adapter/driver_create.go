@@ -1,55 +1,46 @@
 package adapter
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
-// maxDepth is how many directories one of overlay2 or fuse-overlayfs may stand on
-// (maxDepth in their packages): that many links still fit into the page that the
-// options of a mount have. The kernel takes 500, but only through a system call that
-// those who mount what is described, and dockerd, do not use; a chain that no other
-// user of the driver's home could mount, or build on, would be none of Docker's.
-const maxDepth = 128
-
 // Create makes the directory of id on top of that of parent.
 //
-// Errors: ErrOutOfRange where that stands on as many directories as the driver takes,
-// the driver's.
+// Errors: ErrOutOfRange where that stands on as many directories as one can, the
+// driver's.
 func (d *driver) Create(id, parent string) error {
-	if err := d.checkDepth(parent); err != nil {
+	depth, err := d.depthOn(parent)
+	if err != nil {
 		return err
 	}
-	if err := d.Driver.Create(id, parent, nil); err != nil {
+	limit := d.limit()
+	switch {
+	case limit > 0 && depth > limit:
+		return fmt.Errorf("it would be layer %d of a chain, and of graph driver %s at most %d can be mounted: %w", depth+1, d, limit+1, errdefs.ErrOutOfRange)
+	case limit > maxDepth && depth > maxDepth:
+		err = d.createDeep(id, parent)
+	default:
+		err = d.Driver.Create(id, parent, nil)
+	}
+	if err != nil {
 		return err
 	}
 	return d.inheritOwner(id, parent)
 }
 
-// checkDepth says in plain words what the driver's Create would, before it makes
-// anything.
-func (d *driver) checkDepth(parent string) error {
+// depthOn is how many directories one on top of parent stands on, 0 where the driver
+// does not stack any.
+func (d *driver) depthOn(parent string) (int, error) {
 	if d.links == "" || parent == "" {
-		return nil
+		return 0, nil
 	}
-	depth := 1
-	switch lower, err := os.ReadFile(filepath.Join(d.dir(parent), fileLower)); {
-	case err == nil:
-		depth += strings.Count(string(lower), ":") + 1
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	if depth > maxDepth {
-		return fmt.Errorf("it would be layer %d of a chain, and graph driver %s mounts at most %d: %w", depth+1, d, maxDepth+1, errdefs.ErrOutOfRange)
-	}
-	return nil
+	links, err := d.lowerLinks(parent)
+	return len(links) + 1, err
 }
 
 // inheritOwner gives what id holds to the owner of what parent holds, so that the

@@ -21,6 +21,7 @@ import (
 type describer struct {
 	options []string // of every overlay
 	room    int      // bytes for all options of an overlay, commas included
+	deep    bool     // chains deeper than the driver's are mounted here
 }
 
 // newDescriber returns nil where the directories of d cannot be described.
@@ -53,6 +54,7 @@ func newDescriber(d *driver) (*describer, error) {
 	if status["userxattr"] == "true" {
 		o.options = append(o.options, "userxattr")
 	}
+	o.deep = knowsDeep(d.links)
 	return o, nil
 }
 
@@ -120,17 +122,15 @@ func (o *describer) overlay(options ...string) []string { return append(options,
 // a character that means something in the options of a mount is none that the
 // driver can mount either.
 func (d *driver) lowers(id string) ([]string, error) {
-	dir := d.dir(id)
-	links, err := os.ReadFile(filepath.Join(dir, fileLower))
-	if errors.Is(err, fs.ErrNotExist) {
-		_, err := os.Stat(dir) // which may be what is not there
-		return nil, err
+	links, err := d.lowerLinks(id)
+	if err == nil && len(links) == 0 {
+		_, err = os.Stat(d.dir(id)) // which may be what is not there
 	}
 	if err != nil {
 		return nil, err
 	}
 	var lowers []string
-	for link := range strings.SplitSeq(string(links), ":") {
+	for _, link := range links {
 		target, err := os.Readlink(filepath.Join(filepath.Dir(d.links), link))
 		if err != nil {
 			return nil, err

@@ -63,7 +63,7 @@ func overlayOptions(t *testing.T, dir string) []string {
 	options := strings.Split(infos[0].VFSOptions, ",")
 	for i, o := range options {
 		name, value, _ := strings.Cut(o, "=")
-		if !slices.Contains([]string{"lowerdir", "upperdir", "workdir"}, name) {
+		if !slices.Contains([]string{"lowerdir", "lowerdir+", "upperdir", "workdir"}, name) {
 			continue
 		}
 		paths := strings.Split(value, ":")
