@@ -29,7 +29,7 @@ func TestCorpus(t *testing.T) {
 		d := h.start(binary)
 		for _, c := range corpus.Cases {
 			file := h.write("Dockerfile", c.Dockerfile())
-			d.must("build", "-q", "-t", "corpus", "-f", file, "--provenance=false", context)
+			d.must("build", "-q", "-t", "corpus", "-f", file, "--provenance=false", "--network=host", context)
 			saved := h.path("image.tar")
 			d.must("save", "-o", saved, "corpus")
 			layers, err := corpus.ReadImage(saved)
