@@ -23,6 +23,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(crashEnv); path != "" {
 		writeUntilKilled(path)
 	}
+	if path := os.Getenv(faultEnv); path != "" {
+		writeWithFaults(path)
+	}
 	os.Exit(m.Run())
 }
 

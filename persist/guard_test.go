@@ -99,6 +99,7 @@ func FuzzOpenMutated(f *testing.F) {
 	for i := range files {
 		f.Add(uint8(i), []byte{})
 		f.Add(uint8(i), []byte{1, 32, 0, 0, 2, 3})        // the root of the first meta page
+		f.Add(uint8(i), []byte{1, 26, 0, 0, 2, 32})       // the size of pages
 		f.Add(uint8(i), []byte{0, 8, 0x20, 0, 1, 1})      // the kind of a page
 		f.Add(uint8(i), []byte{0, 0, 0x40, 0, 4, 3})      // a page twice
 		f.Add(uint8(i), []byte{0, 0, 0x30, 0, 3, 0})      // cut
