@@ -29,7 +29,7 @@ type reaper struct {
 	e        *Engine
 	unwanted *actors.Handover
 	graceful time.Time   // until then snapshots from before Open stay
-	noRoom   atomic.Bool // for a removal in the database, which is to be tried again
+	failed   atomic.Bool // a removal, which is to be tried again
 }
 
 // consider hands key to the reaper. It never blocks.
@@ -44,9 +44,9 @@ func (r *reaper) run(ctx context.Context) {
 	defer sweep.Stop()
 	grace := time.NewTimer(time.Until(r.graceful))
 	defer grace.Stop()
-	room := time.NewTimer(time.Hour)
-	defer room.Stop()
-	failures, full := 0, 0
+	again := time.NewTimer(time.Hour)
+	defer again.Stop()
+	failures, failed := 0, 0
 	for {
 		var keys []string
 		select {
@@ -59,7 +59,7 @@ func (r *reaper) run(ctx context.Context) {
 			}
 		case <-grace.C:
 			keys = r.allUnwanted()
-		case <-room.C:
+		case <-again.C:
 			keys = r.allUnwanted()
 		case <-sweep.C:
 		}
@@ -85,11 +85,11 @@ func (r *reaper) run(ctx context.Context) {
 		r.e.reconcile(l)
 		r.e.sweepAliases(l)
 		r.reap(ctx, l, keys)
-		if r.noRoom.Swap(false) {
-			full++
-			room.Reset(backoff(full))
+		if r.failed.Swap(false) {
+			failed++
+			again.Reset(backoff(failed))
 		} else {
-			full = 0
+			failed = 0
 		}
 		// Listing costs the lease manager a read for every lease. However many
 		// leases there are, and however fast keys come, it may take a tenth of
@@ -175,8 +175,11 @@ func (r *reaper) reap(ctx context.Context, l *listing, keys []string) {
 			}
 			g.Go(func() error {
 				parent, err := r.e.removeUnwanted(ctx, l, key)
-				if errors.Is(err, persist.ErrNoRoom) {
-					r.noRoom.Store(true)
+				// Such as a full disk, or a driver that could not unmount. After other
+				// failures of the database nothing works until it is opened again.
+				refused := errdefs.IsUnavailable(err) && !errors.Is(err, persist.ErrNoRoom)
+				if err != nil && !refused {
+					r.failed.Store(true)
 				}
 				if err != nil && ctx.Err() == nil && !errdefs.IsUnavailable(err) {
 					log.G(ctx).WithError(err).Warn("removal failed")
