@@ -136,6 +136,8 @@ func changes(o Operation) bool {
 	switch o.Input.Kind {
 	case model.Stat, model.Usage:
 		return false
+	case model.AddLease:
+		return true
 	}
 	switch o.Output.Class {
 	case model.OK, model.Unknown:

@@ -113,6 +113,12 @@ func (w work) endLease(k, l int8) {
 // Step returns the states in which the operation may have left the family, none
 // where it cannot have ended as it did.
 func (m *Model) Step(state string, in Input, out Output) []string {
+	if in.Kind == AddLease && (out.Class == Failed || out.Class == NotFound && m.open(state).ended(in.Lease)) {
+		// Beside the end of the lease the key counts as one that a lease let go.
+		w := m.open(state)
+		w.snapshot(in.Key)[atLeased] = 1
+		return one(w)
+	}
 	switch out.Class {
 	case Failed:
 		return []string{state}
@@ -145,9 +151,6 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 	case Prepare, View:
 		switch out.Class {
 		case NotFound:
-			if in.Lease != None && w.ended(in.Lease) {
-				return []string{state}
-			}
 			if in.On == None {
 				return nil
 			}
@@ -176,9 +179,6 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 	case Commit:
 		switch out.Class {
 		case NotFound:
-			if in.Lease != None && w.ended(in.Lease) {
-				return []string{state}
-			}
 			return absent(in.Key)
 		case Precondition:
 			return is(w.present(in.Key) && w.snapshot(in.Key)[atKind] != Active)
@@ -261,10 +261,7 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		}
 		return one(w)
 	case AddLease:
-		if out.Class == NotFound {
-			return is(w.ended(in.Lease))
-		}
-		if w.ended(in.Lease) {
+		if out.Class != OK || w.ended(in.Lease) {
 			return nil
 		}
 		// It revokes a removal that was about to begin, or comes too late for that.

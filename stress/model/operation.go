@@ -56,7 +56,7 @@ type Input struct {
 	Kind   Kind
 	Key    int8
 	On     int8 // the parent, or for Commit the name
-	Lease  int8 // of a lease operation; of a creation the lease of its context
+	Lease  int8
 	Handle int8
 	Whole  bool    // Update replaces all labels, otherwise the first alone
 	Labels [2]byte // values, 0 for none; containerd lets a commit inherit the second
@@ -117,9 +117,6 @@ func Describe(in Input, out Output) string {
 		fmt.Fprintf(&b, ", labels %d %d", in.Labels[0], in.Labels[1])
 		if in.Kind == Update && in.Whole {
 			b.WriteString(", all")
-		}
-		if in.Kind != Update && in.Lease != None {
-			fmt.Fprintf(&b, ", under l%d", in.Lease)
 		}
 	}
 	b.WriteString(")")

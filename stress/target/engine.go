@@ -28,6 +28,8 @@ func OpenEngine(ctx context.Context, driver *Null, root string, options ...engin
 		// Snapshots without a lease go fast, so that removal runs beside everything else.
 		options: append([]engine.Option{engine.WithGrace(50 * time.Millisecond), engine.WithLeaseSweep(200 * time.Millisecond)}, options...),
 	}
+	// Where a start finds no lease at all it keeps everything.
+	t.leases.create("anchor")
 	return t, t.open(ctx)
 }
 
@@ -45,34 +47,14 @@ func (t *Engine) Stats() engine.Stats { return t.engine.Stats() }
 // DriverCalls implements Counting.
 func (t *Engine) DriverCalls() map[string]uint64 { return t.driver.Calls() }
 
-// under does what the BuildKit face does with a lease in the context.
-func (t *Engine) under(ctx context.Context, lease, key string, create func() error) error {
-	if lease == "" {
-		return create()
-	}
-	added, err := t.add(ctx, lease, key)
-	if err != nil {
-		return err
-	}
-	err = create()
-	if err != nil && !errdefs.IsAlreadyExists(err) && added {
-		_ = t.RemoveLease(ctx, lease, key) // the lease may have ended since
-	}
-	return err
-}
-
 // Prepare implements Target.
-func (t *Engine) Prepare(ctx context.Context, lease, key, parent string, opts ...snapshots.Opt) error {
-	return t.under(ctx, lease, key, func() error { return t.engine.Prepare(ctx, key, parent, opts...) })
+func (t *Engine) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) error {
+	return t.engine.Prepare(ctx, key, parent, opts...)
 }
 
 // View implements Target.
-func (t *Engine) View(ctx context.Context, lease, key, parent string, opts ...snapshots.Opt) (Mountable, error) {
-	var m *engine.Mountable
-	err := t.under(ctx, lease, key, func() (err error) {
-		m, err = t.engine.View(ctx, key, parent, opts...)
-		return err
-	})
+func (t *Engine) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (Mountable, error) {
+	m, err := t.engine.View(ctx, key, parent, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -80,8 +62,8 @@ func (t *Engine) View(ctx context.Context, lease, key, parent string, opts ...sn
 }
 
 // Commit implements Target.
-func (t *Engine) Commit(ctx context.Context, lease, name, key string, opts ...snapshots.Opt) error {
-	return t.under(ctx, lease, name, func() error { return t.engine.Commit(ctx, name, key, opts...) })
+func (t *Engine) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	return t.engine.Commit(ctx, name, key, opts...)
 }
 
 // Stat implements Target.
@@ -126,14 +108,10 @@ func (t *Engine) CreateLease(_ context.Context, lease string) error {
 
 // AddLease implements Target.
 func (t *Engine) AddLease(ctx context.Context, lease, key string) error {
-	_, err := t.add(ctx, lease, key)
-	return err
-}
-
-func (t *Engine) add(ctx context.Context, lease, key string) (bool, error) {
-	return t.engine.AddLease(ctx, engine.Lease{Namespace: namespace, ID: lease}, key, func() error {
+	_, err := t.engine.AddLease(ctx, engine.Lease{Namespace: namespace, ID: lease}, key, func() error {
 		return t.leases.add(lease, key)
 	})
+	return err
 }
 
 // RemoveLease implements Target.

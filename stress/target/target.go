@@ -13,12 +13,9 @@ import (
 // Restart and Close are not called beside others. What it cannot do answers
 // ErrNotImplemented.
 type Target interface {
-	// Prepare, View and Commit run under lease where it is not "": they add the
-	// key or the name to it first.
-	Prepare(ctx context.Context, lease, key, parent string, opts ...snapshots.Opt) error
-	View(ctx context.Context, lease, key, parent string, opts ...snapshots.Opt) (Mountable, error)
-	Commit(ctx context.Context, lease, name, key string, opts ...snapshots.Opt) error
-
+	Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) error
+	View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (Mountable, error)
+	Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error
 	Stat(ctx context.Context, key string) (snapshots.Info, error)
 	Update(ctx context.Context, info snapshots.Info, paths ...string) (snapshots.Info, error)
 	Usage(ctx context.Context, key string) (snapshots.Usage, error)

@@ -1,0 +1,525 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/graphsnap/graphsnap/persist"
+	"github.com/graphsnap/graphsnap/stress/faults"
+	"github.com/graphsnap/graphsnap/stress/history"
+	"github.com/graphsnap/graphsnap/stress/model"
+	"github.com/graphsnap/graphsnap/stress/target"
+	"github.com/graphsnap/graphsnap/stress/workload"
+)
+
+// handlesEach is how many handles a client has.
+const handlesEach = 2
+
+// Labels that operations set: the second is inherited by a commit.
+var labelNames = [2]string{"stress", "containerd.io/snapshot/stress"}
+
+// family is a set of keys that nothing else is connected with, and what is done to
+// them.
+type family struct {
+	r       *runner
+	w       *workload.Workload
+	name    string
+	history *history.History
+	keys    []string
+	numbers map[string]int8
+	mu      sync.Mutex   // held while a lease is made
+	leases  atomic.Int32 // that were made
+}
+
+func (r *runner) newFamily(w *workload.Workload, name string) *family {
+	traits := r.target.Traits()
+	f := &family{r: r, w: w, name: name, numbers: map[string]int8{}, history: &history.History{Family: name, Model: &model.Model{
+		Keys: w.Family, Handles: w.Group * handlesEach, Leased: traits.Leased, Removes: traits.Removes,
+	}}}
+	for k := range int8(w.Family) {
+		key := fmt.Sprintf("%s.%d", name, k)
+		if k%4 == 3 { // one that no graph ID can be
+			key = fmt.Sprintf("%s:%d", name, k)
+		}
+		f.keys = append(f.keys, key)
+		f.numbers[key] = k
+	}
+	return f
+}
+
+// key is what number k is called.
+func (f *family) key(k int8) string {
+	if k == model.None {
+		return ""
+	}
+	return f.keys[k]
+}
+
+func (f *family) number(key string) (int8, bool) {
+	k, ok := f.numbers[key]
+	return k, ok
+}
+
+func (f *family) lease(l int8) string { return fmt.Sprintf("%s-l%d", f.name, l) }
+
+// newLease answers false where there were enough.
+func (f *family) newLease(ctx context.Context) (int8, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.leases.Load()
+	if l == model.MaxLeases-1 { // one is kept for the end
+		return 0, false
+	}
+	if f.r.target.CreateLease(ctx, f.lease(int8(l))) != nil {
+		return 0, false
+	}
+	f.leases.Store(l + 1) // not before: another client may end it
+	return int8(l), true
+}
+
+// someLease is one that there is, or was.
+func (f *family) someLease(c *workload.Chooser) int8 {
+	if n := f.leases.Load(); n > 0 {
+		return int8(c.IntN(int(n)))
+	}
+	return model.None
+}
+
+// handle is what Mounts or View returned to a client.
+type handle struct {
+	number   int8
+	round    uint64 // of the target: a restart ends all handles
+	m        target.Mountable
+	releases []func() error
+	last     func() error
+}
+
+// client does one thing after another to a family.
+type client struct {
+	*family
+	*workload.Chooser
+	number  int
+	handles [handlesEach]*handle
+}
+
+func (f *family) newClient(number int, c *workload.Chooser) *client {
+	cl := &client{family: f, Chooser: c, number: number}
+	for i := range cl.handles {
+		cl.handles[i] = &handle{number: int8(number%f.w.Group*handlesEach + i)}
+	}
+	return cl
+}
+
+// call is one call of the target: it is measured and recorded. do returns how it
+// ended.
+func (c *client) call(ctx context.Context, in model.Input, do func(context.Context) (model.Output, error)) (model.Output, error) {
+	if c.r.enter(ctx) != nil {
+		return model.Output{Class: model.Failed}, context.Canceled
+	}
+	defer c.r.leave()
+	ctx, cancel := c.r.hurry(ctx, c.Chooser)
+	defer cancel()
+	end := c.r.recorder.Begin(c.number, strings.ToLower(in.Kind.String()))
+	began := c.r.clock.Now()
+	out, err := do(ctx)
+	over := c.r.clock.Now()
+	out.Class = c.classify(in, err)
+	end(out.Class.String(), out.Class == model.Failed || out.Class == model.Unknown)
+	if c.r.config.Check {
+		c.history.Add(history.Operation{Client: c.number % c.w.Group, Input: in, Output: out, Call: began, Return: over})
+	}
+	return out, err
+}
+
+// classify maps an error. One that nothing explains is a violation itself.
+func (c *client) classify(in model.Input, err error) model.Class {
+	switch {
+	case err == nil:
+		return model.OK
+	case errors.Is(err, persist.ErrIndeterminate):
+		return model.Unknown
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, faults.ErrInjected), errdefs.IsInternal(err):
+		if !c.r.config.Faults.Any() {
+			break
+		}
+		return model.Failed
+	case errdefs.IsNotFound(err):
+		return model.NotFound
+	case errdefs.IsAlreadyExists(err):
+		return model.Exists
+	case errdefs.IsFailedPrecondition(err):
+		return model.Precondition
+	case errdefs.IsUnavailable(err), errdefs.IsAborted(err):
+		if c.r.config.Faults.Any() || c.r.config.Rough {
+			return model.Failed
+		}
+	}
+	c.r.violation(c.name, fmt.Sprintf("%s: %v", model.Describe(in, model.Output{}), err), nil, "")
+	return model.Failed
+}
+
+func (c *client) labels() (set [2]byte, opt snapshots.Opt) {
+	set = [2]byte{byte(c.IntN(200)), byte(c.IntN(3))}
+	return set, snapshots.WithLabels(named(set))
+}
+
+func named(set [2]byte) map[string]string {
+	m := map[string]string{}
+	for i, v := range set {
+		if v != 0 {
+			m[labelNames[i]] = fmt.Sprint(v)
+		}
+	}
+	return m
+}
+
+// told is what a Stat or Update answered.
+func (c *client) told(info snapshots.Info) (model.Snapshot, error) {
+	s := model.Snapshot{Parent: model.None}
+	switch info.Kind {
+	case snapshots.KindActive:
+		s.Kind = model.Active
+	case snapshots.KindView:
+		s.Kind = model.ViewOf
+	case snapshots.KindCommitted:
+		s.Kind = model.Committed
+	}
+	if info.Parent != "" {
+		k, ok := c.family.number(info.Parent)
+		if !ok {
+			return s, fmt.Errorf("%q has the parent %q", info.Name, info.Parent)
+		}
+		s.Parent = k
+	}
+	for i, name := range labelNames {
+		fmt.Sscan(info.Labels[name], &s.Labels[i])
+	}
+	return s, nil
+}
+
+// lend puts a key that is about to be made into a lease, at times. What BuildKit
+// does in two calls the face does in one where the context names a lease; here it is
+// two operations, so that each of them happens at one instant.
+func (c *client) lend(ctx context.Context, k int8) {
+	if !c.Chance(c.w.Leased) {
+		return
+	}
+	if c.leases.Load() == 0 || c.Chance(0.1) {
+		c.newLease(ctx)
+	}
+	if l := c.someLease(c.Chooser); l != model.None {
+		c.addLease(ctx, l, k)
+	}
+}
+
+func (c *client) addLease(ctx context.Context, l, k int8) error {
+	in := model.Input{Kind: model.AddLease, Key: k, On: model.None, Lease: l, Handle: model.None}
+	_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+		return o, c.r.target.AddLease(ctx, c.lease(l), c.key(k))
+	})
+	return err
+}
+
+// step does one operation of the workload.
+func (c *client) step(ctx context.Context) {
+	in := model.Input{On: model.None, Lease: model.None, Handle: model.None}
+	t := c.r.target
+	switch name := c.Operation(); name {
+	case "prepare":
+		in.Kind, in.Key = model.Prepare, c.Key()
+		in.On = c.Parent(in.Key)
+		c.lend(ctx, in.Key)
+		set, opt := c.labels()
+		in.Labels = set
+		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			return o, t.Prepare(ctx, c.key(in.Key), c.key(in.On), opt)
+		})
+	case "view":
+		in.Kind, in.Key = model.View, c.Key()
+		in.On = c.Parent(in.Key)
+		c.lend(ctx, in.Key)
+		set, opt := c.labels()
+		in.Labels = set
+		h := c.free()
+		if h != nil {
+			in.Handle = h.number
+		}
+		var m target.Mountable
+		round := c.r.round.Load()
+		_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			round = c.r.round.Load()
+			m, err = t.View(ctx, c.key(in.Key), c.key(in.On), opt)
+			return o, err
+		})
+		if err == nil && h != nil {
+			h.m, h.round = m, round
+		}
+	case "commit":
+		in.Kind, in.Key = model.Commit, c.Key()
+		in.On = c.Name(in.Key)
+		c.lend(ctx, in.On)
+		set, opt := c.labels()
+		in.Labels = set
+		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			return o, t.Commit(ctx, c.key(in.On), c.key(in.Key), opt)
+		})
+	case "stat":
+		c.stat(ctx, c.Key())
+	case "update":
+		in.Kind, in.Key, in.Whole = model.Update, c.Key(), c.Chance(0.3)
+		in.Labels, _ = c.labels()
+		path := "labels." + labelNames[0]
+		if in.Whole {
+			path = "labels"
+		}
+		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			info, err := t.Update(ctx, snapshots.Info{Name: c.key(in.Key), Labels: named(in.Labels)}, path)
+			if err == nil {
+				o.Snapshot, err = c.told(info)
+			}
+			return o, err
+		})
+	case "usage":
+		in.Kind, in.Key = model.Usage, c.Key()
+		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			_, err = t.Usage(ctx, c.key(in.Key))
+			return o, err
+		})
+	case "walk":
+		c.walk(ctx)
+	case "mounts":
+		h := c.free()
+		if h == nil {
+			return
+		}
+		in.Kind, in.Key, in.Handle = model.Mounts, c.Key(), h.number
+		var m target.Mountable
+		var round uint64
+		_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			round = c.r.round.Load()
+			m, err = t.Mounts(ctx, c.key(in.Key))
+			return o, err
+		})
+		if err == nil {
+			h.m, h.round = m, round
+		}
+	case "mount":
+		c.mount(ctx)
+	case "release":
+		c.release(ctx, c.handles[c.IntN(handlesEach)])
+	case "add-lease", "remove-lease":
+		if in.Lease = c.someLease(c.Chooser); in.Lease == model.None || c.Chance(0.2) {
+			l, ok := c.newLease(ctx)
+			if !ok {
+				return
+			}
+			in.Lease = l
+		}
+		if in.Key = c.Key(); name == "add-lease" {
+			_ = c.addLease(ctx, in.Lease, in.Key)
+			return
+		}
+		in.Kind = model.RemoveLease
+		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			return o, t.RemoveLease(ctx, c.lease(in.Lease), c.key(in.Key))
+		})
+	case "end-lease":
+		c.endLease(ctx, c.someLease(c.Chooser), false)
+	case "expire":
+		c.endLease(ctx, c.someLease(c.Chooser), true)
+	case "remove":
+		in.Kind, in.Key = model.Remove, c.Key()
+		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			return o, t.Remove(ctx, c.key(in.Key))
+		})
+	}
+}
+
+func (c *client) endLease(ctx context.Context, l int8, expire bool) {
+	if l == model.None {
+		return
+	}
+	in := model.Input{Kind: model.EndLease, Key: model.None, On: model.None, Lease: l, Handle: model.None}
+	c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+		err = c.r.target.EndLease(ctx, c.lease(l), expire)
+		if errdefs.IsNotFound(err) {
+			err = nil // it ended before
+		}
+		return o, err
+	})
+}
+
+// free returns a handle with nothing mounted, nil for none.
+func (c *client) free() *handle {
+	for _, h := range c.handles {
+		if len(h.releases) == 0 {
+			return h
+		}
+	}
+	return nil
+}
+
+func (c *client) mount(ctx context.Context) {
+	h := c.handles[c.IntN(handlesEach)]
+	if h.m == nil || len(h.releases) >= 3 {
+		return
+	}
+	in := model.Input{Kind: model.Mount, Key: model.None, On: model.None, Lease: model.None, Handle: h.number}
+	if c.r.enter(ctx) != nil {
+		return
+	}
+	stale := h.round != c.r.round.Load()
+	c.r.leave()
+	if stale {
+		h.m, h.releases, h.last = nil, nil, nil
+		return
+	}
+	var release func() error
+	round := h.round
+	_, err := c.call(ctx, in, func(context.Context) (o model.Output, err error) {
+		if round != c.r.round.Load() { // a restart came in between
+			return o, errRestarted
+		}
+		var how []mount.Mount
+		how, release, err = h.m.Mount()
+		if err == nil {
+			o.Writable = !slices.ContainsFunc(how, func(m mount.Mount) bool { return m.ReadOnly() })
+		}
+		return o, err
+	})
+	if err == nil {
+		h.releases = append(h.releases, release)
+	}
+}
+
+var errRestarted = fmt.Errorf("the target was restarted: %w", errdefs.ErrUnavailable)
+
+func (c *client) release(ctx context.Context, h *handle) {
+	if h.last != nil && c.Chance(0.3) {
+		_ = h.last() // releasing twice releases once
+	}
+	if len(h.releases) == 0 {
+		return
+	}
+	release := h.releases[0]
+	h.releases, h.last = h.releases[1:], release
+	in := model.Input{Kind: model.Release, Key: model.None, On: model.None, Lease: model.None, Handle: h.number}
+	round := h.round
+	c.call(ctx, in, func(context.Context) (o model.Output, err error) {
+		if round == c.r.round.Load() {
+			if err := release(); err != nil && !c.r.config.Faults.Any() && !c.r.config.Rough {
+				return o, err
+			}
+		}
+		return o, nil // the hold has ended, whatever the driver says of the mount
+	})
+}
+
+// walk is several reads. Each of them was true at some moment of the walk.
+func (c *client) walk(ctx context.Context) {
+	if c.r.enter(ctx) != nil {
+		return
+	}
+	defer c.r.leave()
+	found := map[int8]model.Snapshot{}
+	end := c.r.recorder.Begin(c.number, "walk")
+	began := c.r.clock.Now()
+	var wrong error
+	err := c.r.target.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		k, ok := c.family.number(info.Name)
+		if !ok {
+			return nil
+		}
+		if _, twice := found[k]; twice {
+			wrong = fmt.Errorf("a walk passed %q twice", info.Name)
+		}
+		s, err := c.told(info)
+		found[k] = s
+		return err
+	})
+	over := c.r.clock.Now()
+	class := model.OK.String()
+	if err != nil {
+		class = "fault"
+	}
+	end(class, err != nil)
+	if wrong != nil {
+		c.r.violation(c.name, wrong.Error(), nil, "")
+	}
+	if err != nil || !c.r.config.Check {
+		return
+	}
+	// All of them would be many operations at once, which are slow to check.
+	for i := range 3 {
+		k := c.Key()
+		o := history.Operation{Client: c.number%c.w.Group + (3+i)*c.w.Group, Call: began, Return: over,
+			Input: model.Input{Kind: model.Stat, Key: k, On: model.None, Lease: model.None, Handle: model.None}}
+		s, ok := found[k]
+		if o.Output.Snapshot = s; !ok {
+			o.Output = model.Output{Class: model.NotFound}
+		}
+		c.history.Add(o)
+	}
+}
+
+// letGo ends the mounts of the client.
+func (c *client) letGo(ctx context.Context) {
+	for _, h := range c.handles {
+		for len(h.releases) > 0 {
+			c.release(ctx, h)
+		}
+	}
+}
+
+// end looks at the whole family a last time and lets it go. What never was in a
+// lease would stay until the target is closed, so all of it gets one.
+func (f *family) end(ctx context.Context, c *client) {
+	last := int8(model.MaxLeases - 1)
+	leased := f.r.target.Traits().Leased
+	if leased && f.r.target.CreateLease(ctx, f.lease(last)) != nil {
+		return
+	}
+	for k := range int8(f.w.Family) {
+		for range 100 { // faults may make it fail
+			if !leased || c.addLease(ctx, last, k) == nil {
+				break
+			}
+		}
+		c.stat(ctx, k)
+	}
+	if leased {
+		for l := range int8(f.leases.Load()) {
+			c.endLease(ctx, l, false)
+		}
+		c.endLease(ctx, last, false)
+	}
+}
+
+func (c *client) stat(ctx context.Context, k int8) {
+	in := model.Input{Kind: model.Stat, Key: k, On: model.None, Lease: model.None, Handle: model.None}
+	c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+		info, err := c.r.target.Stat(ctx, c.key(k))
+		if err == nil {
+			o.Snapshot, err = c.told(info)
+		}
+		return o, err
+	})
+}
+
+// hurry returns ctx, which for some calls ends early.
+func (r *runner) hurry(ctx context.Context, c *workload.Chooser) (context.Context, context.CancelFunc) {
+	if !c.Chance(r.config.Faults.Cancel) {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, 1+time.Duration(c.Int64N(int64(max(time.Millisecond, r.config.Faults.Longest)))))
+}

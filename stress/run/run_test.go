@@ -1,0 +1,90 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/log"
+	"go.uber.org/goleak"
+
+	"github.com/graphsnap/graphsnap/stress/faults"
+	"github.com/graphsnap/graphsnap/stress/metrics"
+	"github.com/graphsnap/graphsnap/stress/target"
+	"github.com/graphsnap/graphsnap/stress/workload"
+)
+
+func TestMain(m *testing.M) {
+	_ = log.SetLevel("panic") // thousands of injected faults are logged otherwise
+	goleak.VerifyTestMain(m)
+}
+
+// onNull runs the workload on the engine with the null driver, closes it, and
+// fails the test where something is wrong.
+func onNull(t *testing.T, c Config) *metrics.Result {
+	t.Helper()
+	ctx := context.Background()
+	var before func(call, id string) error
+	if c.Faults != nil {
+		before = c.Faults.Before
+	}
+	e, err := target.OpenEngine(ctx, target.NewNull(c.Seed%2 == 1, before), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Check = true
+	r := Run(ctx, e, c)
+	if c.Faults != nil {
+		c.Faults.Calm(true)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, wrong := range e.AuditClosed(ctx) {
+		t.Error(wrong)
+	}
+	report(t, r)
+	return r
+}
+
+func report(t *testing.T, r *metrics.Result) {
+	t.Helper()
+	for _, v := range r.Verdict.Violations {
+		t.Errorf("seed %d, family %s, after %v: %s\n%s", v.Seed, v.Group, v.After, v.Message, strings.Join(v.History, "\n"))
+	}
+	if n := r.Verdict.Undecided; n > 0 {
+		t.Errorf("%d histories are undecided", n)
+	}
+	if r.Verdict.Histories == 0 || r.Verdict.Census == 0 {
+		t.Errorf("nothing was checked: %+v", r.Verdict)
+	}
+	t.Logf("%d operations in %v, %d histories, checked in %v, %d restarts, faults %v", r.Total(), r.Elapsed.Round(time.Millisecond), r.Verdict.Histories, r.Verdict.Checking.Round(time.Millisecond), r.Restarts, r.Faults)
+}
+
+func TestEveryWorkloadIsLinearizable(t *testing.T) {
+	for i, name := range workload.Names() {
+		for kind, c := range map[string]Config{
+			"healthy": {},
+			"faulty": {
+				Restart: 200 * time.Millisecond, Checkpoint: 300 * time.Millisecond,
+				Faults: faults.New(faults.Rates{Error: 0.03, Panic: 0.01, Delay: 0.2, Cancel: 0.05, Longest: time.Millisecond}, uint64(i)),
+			},
+		} {
+			t.Run(fmt.Sprintf("%s/%s", name, kind), func(t *testing.T) {
+				w, err := workload.Get(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Workload, c.Clients, c.Operations, c.Seed = w, 16, 5000, uint64(i)
+				r := onNull(t, c)
+				for op, n := range w.Weights {
+					if n > 0 && name != "four-keys" && r.Operations[strings.ReplaceAll(op, "-", "")] == nil && op != "expire" {
+						t.Errorf("there was no %s", op)
+					}
+				}
+			})
+		}
+	}
+}
