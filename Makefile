@@ -144,3 +144,23 @@ FUZZTIME ?= 10m
 fuzz:
 	go test -run '^$$' -fuzz '^FuzzDecodeRecord$$' -fuzztime $(FUZZTIME) -timeout 0 ./persist
 	go test -run '^$$' -fuzz '^FuzzOpenMutated$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -timeout 0 ./persist
+	CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -o "$$target" ./cmd/buildkitd
+
+# Each fuzz target for ten minutes, or for FUZZTIME. What is found is kept in testdata.
+.PHONY: fuzz
+FUZZTIME ?= 10m
+fuzz:
+	go test -run '^$$' -fuzz '^FuzzDecodeRecord$$' -fuzztime $(FUZZTIME) -timeout 0 ./persist
+	go test -run '^$$' -fuzz '^FuzzOpenMutated$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -timeout 0 ./persist
+
+# Processes that die: at every crash point, and at 300 moments under load.
+.PHONY: crash crash-hour
+crash: setup-test
+	go vet -tags crashpoints ./actors/... ./adapter
+	.ci/with-scratch go test -tags crashpoints -count=1 -timeout 30m -parallel 3 -v -run '^TestKilledAtEachCrashPoint$$' ./adapter
+	GRAPHSNAP_CRASH_ROUNDS=80 .ci/with-scratch go test -count=1 -timeout 30m -v -run '^TestKilledUnderLoad$$' ./adapter
+
+# Under load for an hour, or for CRASH_DURATION.
+CRASH_DURATION ?= 1h
+crash-hour: setup-test
+	GRAPHSNAP_CRASH_DURATION=$(CRASH_DURATION) .ci/with-scratch go test -count=1 -timeout 0 -v -run '^TestKilledUnderLoad$$' ./adapter

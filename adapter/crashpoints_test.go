@@ -1,0 +1,432 @@
+//go:build crashpoints
+
+package adapter
+
+// Processes that die at each crash point, and what the next one finds.
+//
+// A first process tells which points an operation passes. For each of them, before
+// and after, and each time it is passed, another one does the same and kills itself
+// there. The process after it, before its own operation, compares what it finds with
+// what the world was before the operation and after it (crashpoints_compare_test.go).
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/docker/docker/daemon/graphdriver"
+	"github.com/docker/docker/layer"
+	"golang.org/x/sys/unix"
+
+	"github.com/graphsnap/graphsnap/actors/crashpoint"
+	"github.com/graphsnap/graphsnap/engine"
+)
+
+// crashOrder is the variable of the environment that says what a process is to do.
+const crashOrder = "GRAPHSNAP_CRASHPOINT"
+
+type assignment struct {
+	Driver, Root string
+	Scene        string // "" for none: only look at what the last one left
+	Opening      bool   // die while the site is opened that Scene left, not in Scene
+	At           moment // zero to be told of all
+}
+
+// moment is the Nth time that a crash point is passed, from 1.
+type moment struct {
+	Point string
+	Done  bool // after the call
+	Nth   int
+}
+
+func (m moment) side() string {
+	if m.Done {
+		return "after " + m.Point
+	}
+	return "before " + m.Point
+}
+
+// Files that a process leaves at the site for the next ones.
+const (
+	fileScene    = "scene"        // the name of what was done last
+	fileBefore   = "before.json"  // the world before it
+	fileAfter    = "after.json"   // and after it, as it was when nobody died
+	fileMoments  = "moments.json" // what was passed then
+	fileAnswered = "answered"     // the operation was
+	fileMissed   = "missed"       // the moment to die did not come
+)
+
+// TestKilledAtEachCrashPoint needs the tag crashpoints, see `make crash`.
+func TestKilledAtEachCrashPoint(t *testing.T) {
+	if os.Geteuid() != 0 {
+		cannot(t, "graph drivers mount, which needs root")
+	}
+	var mu sync.Mutex
+	reached := map[string]int{}
+	total := 0
+	t.Run("on", func(t *testing.T) {
+		for _, driver := range append(slices.Clone(drivers), "btrfs") {
+			t.Run(driver, func(t *testing.T) {
+				k := &killer{site: siteInMemory(t, driver), died: map[string]int{}}
+				t.Parallel()
+				for _, sc := range scenes {
+					k.operation(t, sc)
+				}
+				for _, sc := range ends {
+					k.recovery(t, sc)
+				}
+				k.process(t, assignment{}) // looks at what the last one left
+				t.Logf("%d combinations of operation, crash point and occurrence; %d kills", k.combinations, k.kills)
+				mu.Lock()
+				defer mu.Unlock()
+				total += k.combinations
+				for point, n := range k.died {
+					reached[point] += n
+				}
+			})
+		}
+	})
+	t.Logf("%d combinations of driver, operation, crash point and occurrence", total)
+	if t.Failed() {
+		return
+	}
+	for _, point := range crashPoints(t) {
+		for _, done := range []bool{false, true} {
+			if side := (moment{Point: point, Done: done}).side(); reached[side] == 0 {
+				t.Errorf("no process died %s", side)
+			}
+		}
+	}
+}
+
+// siteInMemory makes a site on which a sync costs nothing. To who kills processes it
+// makes no difference: what they wrote is in the page cache.
+func siteInMemory(t *testing.T, driver string) *site {
+	t.Helper()
+	memory, err := os.MkdirTemp("", "graphsnap-crash-")
+	must(t, err)
+	memory, err = filepath.EvalSymlinks(memory)
+	must(t, err)
+	must(t, unix.Mount("none", memory, "tmpfs", 0, "mode=0700"))
+	t.Cleanup(func() { must(t, errors.Join(unix.Unmount(memory, unix.MNT_DETACH), os.Remove(memory))) })
+	s := &site{driver: driver, root: filepath.Join(memory, "site")}
+	must(t, os.MkdirAll(s.path("tmp"), 0o700))
+	t.Cleanup(func() { s.remove(t) })
+	if driver == "btrfs" {
+		must(t, os.Mkdir(s.path(driver), 0o700))
+		mountImage(t, filepath.Join(memory, "disk"), s.path(driver), 512, "mkfs.btrfs", "-q")
+	}
+	return s
+}
+
+// crashPoints reads the names of all points from the source.
+func crashPoints(t *testing.T) (points []string) {
+	t.Helper()
+	for _, folder := range []string{"../engine", "../mounts", "../persist", "."} {
+		for _, e := range entries(t, folder) {
+			if strings.HasSuffix(e.Name(), "_test.go") || !strings.HasSuffix(e.Name(), ".go") {
+				continue
+			}
+			source, err := os.ReadFile(filepath.Join(folder, e.Name()))
+			must(t, err)
+			for _, m := range regexp.MustCompile(`crashpoint\.Before\("([^"]+)"\)`).FindAllSubmatch(source, -1) {
+				points = append(points, string(m[1]))
+			}
+		}
+	}
+	if len(points) < 30 {
+		t.Errorf("only %d crash points in the source: %q", len(points), points)
+	}
+	return points
+}
+
+// killer has processes die on one site.
+type killer struct {
+	*site
+	died                map[string]int // how often, by moment.side
+	combinations, kills int
+	last                string // what the latest process did
+}
+
+// process runs a process, which kills itself where it has a scene.
+func (k *killer) process(t *testing.T, o assignment) {
+	t.Helper()
+	o.Driver, o.Root = k.driver, k.root
+	text, err := json.Marshal(o)
+	must(t, err)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestProcessThatDiesAtACrashPoint$", "-test.timeout=3m")
+	cmd.Env = append(os.Environ(), crashOrder+"="+string(text), "TMPDIR="+k.path("tmp"))
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	err = cmd.Run()
+	now := fmt.Sprintf("%q, to be killed %s (%d)", o.Scene, o.At.side(), o.At.Nth)
+	if o.Opening {
+		now = "recovery from " + now
+	}
+	var exit *exec.ExitError
+	died := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+	if died != (o.Scene != "") || !died && err != nil {
+		t.Fatalf("%s\non what this left: %s\n%v\n%s", now, k.last, err, &said)
+	}
+	k.last = now
+}
+
+// killed is process with a moment to die at, and tells whether that came.
+func (k *killer) killedAt(t *testing.T, o assignment) bool {
+	t.Helper()
+	k.process(t, o)
+	if _, err := os.Stat(k.path(fileMissed)); err == nil {
+		return false
+	}
+	k.kills++
+	return true
+}
+
+// moments returns what a process passed that was to tell.
+func (k *killer) moments(t *testing.T, o assignment) (all []moment) {
+	t.Helper()
+	k.process(t, o)
+	readJSON(t, k.path(fileMoments), &all)
+	return all
+}
+
+// tries is how often a process is given the chance to pass a moment. What goes on in
+// the background may take another turn once.
+const tries = 5
+
+// operation has processes die everywhere in sc.
+func (k *killer) operation(t *testing.T, sc scene) {
+	t.Helper()
+	for _, at := range k.moments(t, assignment{Scene: sc.name}) {
+		for try := 1; !k.killedAt(t, assignment{Scene: sc.name, At: at}); try++ {
+			if try == tries {
+				t.Logf("%q: %s (%d) came once and not again", sc.name, at.side(), at.Nth)
+				k.combinations--
+				k.died[at.side()]--
+				break
+			}
+		}
+		k.combinations++
+		k.died[at.side()]++
+	}
+}
+
+// recovery has processes die everywhere in the recovery from what sc leaves: up to
+// three times at the same moment, and then each a moment later than the one before.
+func (k *killer) recovery(t *testing.T, sc scene) {
+	t.Helper()
+	leave := assignment{Scene: sc.name}
+	open := assignment{Scene: sc.name, Opening: true}
+	k.process(t, leave)
+	all := k.moments(t, open)
+	for _, open.At = range all {
+		for try := 1; try <= tries; try++ {
+			k.process(t, leave)
+			if k.killedAt(t, open) {
+				k.combinations++
+				k.died[open.At.side()]++
+				_ = k.killedAt(t, open) && k.killedAt(t, open)
+				break
+			}
+		}
+	}
+	k.process(t, leave)
+	for _, open.At = range all {
+		if !k.killedAt(t, open) {
+			break
+		}
+	}
+}
+
+// TestProcessThatDiesAtACrashPoint is that process.
+func TestProcessThatDiesAtACrashPoint(t *testing.T) {
+	text := os.Getenv(crashOrder)
+	if text == "" {
+		t.Skip("it has to be killed: TestKilledAtEachCrashPoint runs it")
+	}
+	v := &victim{}
+	must(t, json.Unmarshal([]byte(text), &v.order))
+	v.site = &site{driver: v.order.Driver, root: v.order.Root}
+	if v.order.Opening {
+		v.open(t)
+	}
+	if _, err := os.Stat(v.path(fileScene)); err == nil {
+		v.compare(t)
+	}
+	if t.Failed() || v.order.Scene == "" {
+		return
+	}
+	for _, name := range []string{fileAnswered, fileMissed} {
+		must(t, os.RemoveAll(v.path(name)))
+	}
+	writeJSON(t, v.path(fileScene), v.order.Scene)
+	v.act(t)
+}
+
+// victim is a process that does something and dies.
+type victim struct {
+	*site
+	order assignment
+	mu    sync.Mutex
+	armed bool
+	calls int // between their two points
+	all   []moment
+	nth   map[moment]int
+}
+
+// act does the operation, and dies at its moment or at the end.
+func (v *victim) act(t *testing.T) {
+	sc := sceneOf(t, v.order.Scene)
+	d := v.raise(t, sc)
+	if sc.run != nil {
+		d.stage(t)
+	}
+	if sc.prepare != nil {
+		sc.prepare(t, d)
+	}
+	if sc.run == nil { // it leaves something to recover
+		writeJSON(t, v.path(fileBefore), d.looked(t))
+		if sc.closes {
+			must(t, d.closed())
+		}
+		if sc.anew {
+			must(t, os.Remove(v.path("snapshots.db")))
+		}
+		die()
+	}
+	d.barrier(t)
+	writeJSON(t, v.path(fileBefore), d.looked(t))
+	// Overlay2 tries what the kernel can when it first needs to know, and leaves what
+	// it tried with where it is cut short.
+	_ = d.driver.Status()
+	v.arm()
+	must(t, sc.run(t, d))
+	must(t, os.WriteFile(v.path(fileAnswered), nil, 0o600))
+	if !sc.closes {
+		eventually(t, "work in the background is over", func() bool {
+			return !slices.ContainsFunc(sc.gone, func(key string) bool { return !d.absent(key) }) && v.idle(t, d)
+		})
+		d.barrier(t)
+	}
+	v.end(t, d, sc)
+}
+
+// open opens the site, and dies at its moment or when recovery is over.
+func (v *victim) open(t *testing.T) {
+	must(t, os.RemoveAll(v.path(fileMissed)))
+	sc := sceneOf(t, v.order.Scene)
+	v.arm()
+	d := v.raise(t, sc)
+	eventually(t, "work in the background is over", func() bool { return v.idle(t, d) })
+	if !sc.anew {
+		d.barrier(t)
+	}
+	v.end(t, d, sc)
+}
+
+// arm has the process die at its moment, from now on.
+func (v *victim) arm() {
+	v.armed, v.nth = true, map[moment]int{}
+	crashpoint.Hook(func(point string, done bool) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if !v.armed {
+			return
+		}
+		if v.calls++; done {
+			v.calls -= 2
+		}
+		m := moment{Point: point, Done: done}
+		v.nth[m]++
+		m.Nth = v.nth[m]
+		v.all = append(v.all, m)
+		if m == v.order.At {
+			die()
+		}
+	})
+}
+
+// idle tells whether nothing is going on in the background, as far as one can see.
+func (v *victim) idle(t *testing.T, d *daemon) bool {
+	if len(d.orphans(t)) > 0 {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.calls <= 0
+}
+
+// end is reached by a process that did not die at its moment.
+func (v *victim) end(t *testing.T, d *daemon, sc scene) {
+	v.mu.Lock()
+	v.armed = false
+	v.mu.Unlock()
+	if v.order.At != (moment{}) {
+		must(t, os.WriteFile(v.path(fileMissed), nil, 0o600))
+		die()
+	}
+	writeJSON(t, v.path(fileMoments), v.all)
+	var after appearance
+	if sc.closes && sc.run != nil {
+		readJSON(t, v.path(fileBefore), &after)
+	} else {
+		after = d.looked(t)
+	}
+	writeJSON(t, v.path(fileAfter), after)
+	die()
+}
+
+func die() {
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+func sceneOf(t *testing.T, name string) scene {
+	t.Helper()
+	for _, sc := range append(slices.Clone(scenes), ends...) {
+		if sc.name == name {
+			return sc
+		}
+	}
+	t.Fatalf("there is no scene %q", name)
+	return scene{}
+}
+
+// raise opens the site as a daemon with a layer store does.
+func (s *site) raise(t *testing.T, sc scene) *daemon {
+	t.Helper()
+	store, err := layer.NewStoreFromOptions(layer.StoreOptions{Root: s.root, GraphDriver: s.driver})
+	must(t, err)
+	p, err := s.start(t, Opt{
+		GraphDriver:   store.(interface{ Driver() graphdriver.Driver }).Driver(),
+		LayerStore:    store,
+		OverlayMounts: sc.overlays,
+		Engine:        append([]engine.Option{engine.WithGrace(0)}, sc.options...),
+	})
+	must(t, err)
+	return &daemon{process: p, store: store}
+}
+
+func writeJSON(t *testing.T, path string, v any) {
+	t.Helper()
+	text, err := json.Marshal(v)
+	must(t, err)
+	must(t, os.WriteFile(path, text, 0o600))
+}
+
+func readJSON(t *testing.T, path string, v any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	must(t, json.Unmarshal(text, v))
+}
