@@ -144,14 +144,6 @@ FUZZTIME ?= 10m
 fuzz:
 	go test -run '^$$' -fuzz '^FuzzDecodeRecord$$' -fuzztime $(FUZZTIME) -timeout 0 ./persist
 	go test -run '^$$' -fuzz '^FuzzOpenMutated$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -timeout 0 ./persist
-	CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" go build -o "$$target" ./cmd/buildkitd
-
-# Each fuzz target for ten minutes, or for FUZZTIME. What is found is kept in testdata.
-.PHONY: fuzz
-FUZZTIME ?= 10m
-fuzz:
-	go test -run '^$$' -fuzz '^FuzzDecodeRecord$$' -fuzztime $(FUZZTIME) -timeout 0 ./persist
-	go test -run '^$$' -fuzz '^FuzzOpenMutated$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -timeout 0 ./persist
 
 # Processes that die: at every crash point, and at 300 moments under load.
 .PHONY: crash crash-hour
