@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -44,6 +43,8 @@ type builder struct {
 	layers   layer.Store
 	leases   leases.Manager
 	snapshot snapshotter
+	driver   *measured
+	patience time.Duration
 }
 
 // snapshotter is what dockerd asks of one.
@@ -62,18 +63,17 @@ var inNamespace = namespaces.WithNamespace(context.Background(), namespace)
 func complaint(t *testing.T, check func(b *builder) error) {
 	requireRoot(t)
 	t.Run(stock, func(t *testing.T) {
-		err := onBuilder(t, func(opt Opt, lm leases.Manager) (snapshot.Snapshotter, leases.Manager, error) {
-			return dockersnapshot.NewSnapshotter(dockersnapshot.Opt{
-				GraphDriver: opt.GraphDriver, LayerStore: opt.LayerStore, Root: opt.Root,
-			}, lm, namespace)
-		}, check)
+		err := onBuilder(t, newRoot(t), newStock, func(b *builder) error {
+			b.patience = 5 * time.Second // what it leaves stays
+			return check(b)
+		})
 		if err == nil {
 			t.Error("stock dockerd does not have this fault any more")
 		}
 		t.Logf("stock dockerd: %v", err)
 	})
 	t.Run(graphsnap, func(t *testing.T) {
-		if err := onBuilder(t, newSnapshotter, check); err != nil {
+		if err := onBuilder(t, newRoot(t), newSnapshotter, check); err != nil {
 			t.Error(err)
 		}
 	})
@@ -85,12 +85,23 @@ func newSnapshotter(opt Opt, lm leases.Manager) (snapshot.Snapshotter, leases.Ma
 
 type open func(Opt, leases.Manager) (snapshot.Snapshotter, leases.Manager, error)
 
-func onBuilder(t *testing.T, open open, check func(b *builder) error) error {
+func newStock(opt Opt, lm leases.Manager) (snapshot.Snapshotter, leases.Manager, error) {
+	return dockersnapshot.NewSnapshotter(dockersnapshot.Opt{
+		GraphDriver: opt.GraphDriver, LayerStore: opt.LayerStore, Root: opt.Root,
+	}, lm, namespace)
+}
+
+// newRoot makes a directory for a builder, which is unmounted and removed when the
+// test ends.
+func newRoot(t *testing.T) string {
+	t.Helper()
+	requireRoot(t)
 	root, err := os.MkdirTemp("", "dockerd-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Setenv("TMPDIR", root)
+	t.Cleanup(func() {
 		// Stock dockerd leaves mounts behind.
 		infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(root))
 		if err != nil {
@@ -105,8 +116,14 @@ func onBuilder(t *testing.T, open open, check func(b *builder) error) error {
 		if err := os.RemoveAll(root); err != nil {
 			t.Error(err)
 		}
-	}()
-	t.Setenv("TMPDIR", root)
+	})
+	return root
+}
+
+// onBuilder calls check with a builder as a dockerd that starts on root makes one:
+// its layer store knows of no references but those of layers' children.
+func onBuilder(t *testing.T, root string, open open, check func(b *builder) error) error {
+	t.Helper()
 	store, err := layer.NewStoreFromOptions(layer.StoreOptions{Root: root, GraphDriver: "overlay2"})
 	if err != nil {
 		t.Fatal(err)
@@ -125,8 +142,9 @@ func onBuilder(t *testing.T, open open, check func(b *builder) error) error {
 		t.Fatal(err)
 	}
 	defer db.Close()
+	driver := &measured{Driver: store.(interface{ Driver() graphdriver.Driver }).Driver()}
 	s, lm, err := open(Opt{
-		GraphDriver: store.(interface{ Driver() graphdriver.Driver }).Driver(),
+		GraphDriver: driver,
 		LayerStore:  store,
 		Root:        root,
 	}, metadata.NewLeaseManager(metadata.NewDB(db, blobs, nil)))
@@ -134,7 +152,21 @@ func onBuilder(t *testing.T, open open, check func(b *builder) error) error {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	return check(&builder{root: root, layers: store, leases: lm, snapshot: s.(snapshotter)})
+	return check(&builder{root: root, layers: store, leases: lm, snapshot: s.(snapshotter), driver: driver, patience: patience})
+}
+
+// measured lets a test step in while a directory is being measured.
+type measured struct {
+	graphdriver.Driver
+	then func()
+}
+
+func (d *measured) DiffSize(id, parent string) (int64, error) {
+	size, err := d.Driver.DiffSize(id, parent)
+	if d.then != nil {
+		d.then()
+	}
+	return size, err
 }
 
 // lease makes a lease that names keys, as BuildKit makes one for a record.
@@ -224,14 +256,17 @@ func (b *builder) directories() (names []string) {
 }
 
 // emptied waits until nothing is left on disk.
-func (b *builder) emptied() error {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+func (b *builder) emptied() error { return b.reduced(nil) }
+
+// reduced waits until nothing is left on disk but what is expected.
+func (b *builder) reduced(want []string) error {
+	for deadline := time.Now().Add(b.patience); ; time.Sleep(10 * time.Millisecond) {
 		left := b.directories()
-		if len(left) == 0 {
+		if slices.Equal(left, want) {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("left when no lease is left: %s", strings.Join(left, ", "))
+			return fmt.Errorf("left on disk: %q, want %q", left, want)
 		}
 	}
 }

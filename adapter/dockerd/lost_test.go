@@ -24,7 +24,7 @@ func TestLostRecordsLoseTheirLeases(t *testing.T) {
 	}
 	kept := func(t *testing.T, write func(main *bolt.Bucket) error) map[string]bool {
 		kept := map[string]bool{}
-		err := onBuilder(t, newSnapshotter, func(b *builder) error {
+		err := onBuilder(t, newRoot(t), newSnapshotter, func(b *builder) error {
 			path := filepath.Join(b.root, "metadata_v2.db")
 			if write != nil {
 				if err := writeRecords(path, write); err != nil {
@@ -69,7 +69,7 @@ func TestLostRecordsLoseTheirLeases(t *testing.T) {
 	})
 
 	t.Run("snapshot", func(t *testing.T) {
-		err := onBuilder(t, newSnapshotter, func(b *builder) error {
+		err := onBuilder(t, newRoot(t), newSnapshotter, func(b *builder) error {
 			path := filepath.Join(b.root, "metadata_v2.db")
 			lost := leases.Lease{ID: "lost"}
 			_, err := b.leases.Create(inNamespace, leases.WithID(lost.ID), flat)
