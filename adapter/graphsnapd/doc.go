@@ -18,6 +18,13 @@
 //	graphsnapd check --root /var/lib/graphsnap --driver overlay2 [--repair] [--format json]
 //	graphsnapd check --dockerd-root /var/lib/docker
 //
+// A fourth serves containerd's snapshots API to a containerd or buildkitd that is not
+// ours (snapshots_command.go and snapshots_service.go), and builds nothing. It has a
+// root of its own, which holds graphsnapd.lock and snapshotter-<driver>/ with the
+// driver's home and snapshots.db:
+//
+//	graphsnapd snapshotter --address /run/graphsnap/snapshotter.sock --group containerd
+//
 // # Files below the root
 //
 //	graphsnapd.lock     held with flock(2) while a daemon runs on this root

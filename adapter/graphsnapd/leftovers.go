@@ -58,28 +58,42 @@ func stepMounts(root string) (points []string, err error) {
 // driver does that when it starts, and leaves it for Cleanup to undo, which is
 // never called.
 func boundHomes(root string) (homes []string, err error) {
+	for _, driver := range knownDrivers {
+		home := filepath.Join(workerRoot(root, driver), driver)
+		bound, err := boundOnItself(home)
+		if err != nil {
+			return nil, err
+		}
+		if bound {
+			homes = append(homes, home)
+		}
+	}
+	return homes, nil
+}
+
+// boundOnItself tells whether the topmost mount at dir is one of dir on itself.
+func boundOnItself(dir string) (bound bool, err error) {
 	infos, err := mountinfo.GetMounts(nil)
 	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
+		return false, fmt.Errorf("list mounts: %w", err)
 	}
 	byID := map[int]*mountinfo.Info{}
 	for _, info := range infos {
 		byID[info.ID] = info
 	}
-	for _, driver := range knownDrivers {
-		home := filepath.Join(workerRoot(root, driver), driver)
-		for _, info := range infos {
-			parent := byID[info.Parent]
-			if info.Mountpoint != home || parent == nil || parent == info {
-				continue
-			}
-			within, err := filepath.Rel(parent.Mountpoint, home)
-			if err == nil && parent.Major == info.Major && parent.Minor == info.Minor && info.Root == filepath.Join(parent.Root, within) {
-				homes = append(homes, home)
-			}
+	for _, info := range infos {
+		if info.Mountpoint != dir {
+			continue
 		}
+		bound = false
+		parent := byID[info.Parent]
+		if parent == nil || parent == info {
+			continue
+		}
+		within, err := filepath.Rel(parent.Mountpoint, dir)
+		bound = err == nil && parent.Major == info.Major && parent.Minor == info.Minor && info.Root == filepath.Join(parent.Root, within)
 	}
-	return homes, nil
+	return bound, nil
 }
 
 // unmount removes the mounts at points. A mount that is still in use vanishes

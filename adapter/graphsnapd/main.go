@@ -115,6 +115,21 @@ func newApp() *cli.App {
 			}
 			return runCheck(context.Background(), set, c.App.Writer)
 		},
+	}, {
+		Name:         "snapshotter",
+		Usage:        "serve snapshots to containerd or buildkitd",
+		Description:  snapshotsDescription,
+		Flags:        snapshotsFlags(),
+		OnUsageError: onUsageError,
+		Action: func(c *cli.Context) error {
+			set, err := snapshotsSettingsFrom(c)
+			if err != nil {
+				return err
+			}
+			ctx, stop := untilSignal(context.Background())
+			defer stop()
+			return serveSnapshots(ctx, set)
+		},
 	}}
 	return app
 }

@@ -1,0 +1,500 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+)
+
+// snapshotService is a running `graphsnapd snapshotter`.
+type snapshotService struct {
+	t       *testing.T
+	root    string // of the service
+	socket  string
+	driver  string
+	command []string
+	cmd     *exec.Cmd
+	log     *logBuffer
+	ended   chan struct{}
+	err     error // of the process; read after ended
+}
+
+// startSnapshots serves snapshots below dir until the test ends, and checks the
+// orderly end.
+func startSnapshots(t *testing.T, dir, driver string, args ...string) *snapshotService {
+	t.Helper()
+	requireRoot(t)
+	s := &snapshotService{t: t, root: filepath.Join(dir, "snapshots"), socket: filepath.Join(dir, "snapshots.sock"), driver: driver, log: &logBuffer{}}
+	s.command = append([]string{"snapshotter", "--root", s.root, "--driver", driver, "--address", s.socket}, args...)
+	s.start()
+	t.Cleanup(func() {
+		s.stop()
+		if t.Failed() {
+			t.Logf("log of the service:\n%s", s.log)
+		}
+	})
+	return s
+}
+
+func (s *snapshotService) start() {
+	s.t.Helper()
+	s.cmd = graphsnapd(s.command...)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	s.ended = ended
+	go func() {
+		s.err = s.cmd.Wait()
+		close(ended)
+	}()
+	s.waitFor("an answer on the socket", func() bool {
+		conn, err := net.Dial("unix", s.socket)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+func (s *snapshotService) waitFor(what string, ok func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		select {
+		case <-s.ended:
+			s.t.Fatalf("waiting for %s: the service ended: %v\n%s", what, s.err, s.log)
+		default:
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("waiting for %s: not within %v", what, patience)
+		}
+	}
+}
+
+// stop sends SIGTERM, unless the service has ended, and checks that it ended in order.
+func (s *snapshotService) stop() {
+	s.t.Helper()
+	select {
+	case <-s.ended:
+		return
+	default:
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Errorf("signal the service: %v", err)
+	}
+	select {
+	case <-s.ended:
+	case <-time.After(patience):
+		_ = s.cmd.Process.Kill()
+		<-s.ended
+		s.t.Errorf("the service did not end within %v of SIGTERM", patience)
+	}
+	if s.err != nil {
+		s.t.Errorf("the service ended with %v", s.err)
+	}
+	points, err := mountsBelow(s.root)
+	if err != nil || len(points) > 0 {
+		s.t.Errorf("mounts of the service after its end: %q (%v)", points, err)
+	}
+	checkRaces(s.t, s.log.String())
+}
+
+func (s *snapshotService) kill() {
+	s.t.Helper()
+	if err := s.cmd.Process.Kill(); err != nil {
+		s.t.Fatal(err)
+	}
+	<-s.ended
+}
+
+// dial connects a client, until the test ends.
+func (s *snapshotService) dial() (snapshots.Snapshotter, *grpc.ClientConn) {
+	s.t.Helper()
+	conn, err := grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { conn.Close() })
+	return proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), s.driver), conn
+}
+
+// left lists what the driver keeps of snapshots.
+func (s *snapshotService) left() []string {
+	home := filepath.Join(s.root, "snapshotter-"+s.driver, s.driver)
+	var names []string
+	for _, dir := range []string{"", "l", "dir", "subvolumes"} {
+		entries, err := os.ReadDir(filepath.Join(home, dir))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.t.Fatal(err)
+		}
+		for _, e := range entries {
+			if dir != "" || !slices.Contains([]string{"l", "dir", "subvolumes", "backingFsBlockDev"}, e.Name()) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	return names
+}
+
+func (s *snapshotService) checkNothingLeft() {
+	s.t.Helper()
+	s.waitFor("an empty home of the driver", func() bool { return len(s.left()) == 0 })
+}
+
+// try is a call with a deadline, that waits for the service to be there.
+func (s *snapshotService) try(what string, call func(ctx context.Context) error) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := call(ctx)
+		switch {
+		case err == nil:
+			return
+		case !errdefs.IsUnavailable(err) || ctx.Err() != nil:
+			s.t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestSnapshotsSurviveRestart: what a client has mounted, and what it was told to
+// mount, works across a stop, a start, a kill and a start.
+func TestSnapshotsSurviveRestart(t *testing.T) {
+	for _, driver := range []string{"overlay2", "vfs", "btrfs"} {
+		t.Run(driver, func(t *testing.T) {
+			dir := testRootFor(t, driver)
+			s := startSnapshots(t, dir, driver)
+			client, _ := s.dial()
+			ctx := context.Background()
+			_, err := client.Prepare(ctx, "work", "")
+			s.try("prepare", func(context.Context) error { return err })
+			s.try("commit", func(ctx context.Context) error { return client.Commit(ctx, "base", "work") })
+			mounts, err := client.Prepare(ctx, "held", "base")
+			s.try("prepare", func(context.Context) error { return err })
+			later, err := client.Prepare(ctx, "later", "base")
+			s.try("prepare", func(context.Context) error { return err })
+
+			target := filepath.Join(dir, "client")
+			if err := errors.Join(os.Mkdir(target, 0o755), mount.All(mounts, target)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+			for i, end := range []func(){s.stop, s.kill} {
+				name := strconv.Itoa(i)
+				if err := os.WriteFile(filepath.Join(target, name), []byte("before"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				end()
+				if err := os.WriteFile(filepath.Join(target, name+"-meanwhile"), nil, 0o644); err != nil {
+					t.Errorf("a client's mount while the service is away: %v", err)
+				}
+				s.start()
+				if got, err := os.ReadFile(filepath.Join(target, name)); err != nil || string(got) != "before" {
+					t.Errorf("a client's mount after the service came back: %q, %v", got, err)
+				}
+				s.try("mounts", func(ctx context.Context) error {
+					again, err := client.Mounts(ctx, "held")
+					if err == nil && fmt.Sprint(again) != fmt.Sprint(mounts) {
+						t.Errorf("mounts are %v, and were %v before", again, mounts)
+					}
+					return err
+				})
+			}
+			if err := mount.WithTempMount(ctx, later, func(string) error { return nil }); err != nil {
+				t.Errorf("mounts that were told before are of no use: %v", err)
+			}
+			if err := unix.Unmount(target, 0); err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range []string{"later", "held", "base"} {
+				s.try("remove "+key, func(ctx context.Context) error { return client.Remove(ctx, key) })
+			}
+			s.checkNothingLeft()
+		})
+	}
+}
+
+// TestSnapshotsOfDeadClient: a client that dies with mounts leaves snapshots that
+// others can go on with.
+func TestSnapshotsOfDeadClient(t *testing.T) {
+	dir := testRoot(t)
+	s := startSnapshots(t, dir, "overlay2")
+	dying, conn := s.dial()
+	mounts, err := dying.Prepare(context.Background(), "key", "")
+	s.try("prepare", func(context.Context) error { return err })
+	target := filepath.Join(dir, "client")
+	if err := errors.Join(os.Mkdir(target, 0o755), mount.All(mounts, target)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+	if err := os.WriteFile(filepath.Join(target, "file"), []byte("left"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+
+	other, _ := s.dial()
+	s.try("mounts", func(ctx context.Context) (err error) {
+		mounts, err = other.Mounts(ctx, "key")
+		return err
+	})
+	err = mount.WithTempMount(context.Background(), mounts, func(dir string) error {
+		got, err := os.ReadFile(filepath.Join(dir, "file"))
+		if string(got) != "left" {
+			t.Errorf("another client reads %q", got)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	s.try("remove", func(ctx context.Context) error { return other.Remove(ctx, "key") })
+	s.checkNothingLeft()
+}
+
+// TestSnapshotsNonsense: requests and bytes that make no sense get errors, and the
+// service goes on.
+func TestSnapshotsNonsense(t *testing.T) {
+	s := startSnapshots(t, testRoot(t), "overlay2")
+	client, conn := s.dial()
+	api := snapshotsapi.NewSnapshotsClient(conn)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+
+	_, err := api.Update(ctx, &snapshotsapi.UpdateSnapshotRequest{}) // containerd's service panics
+	if status.Code(err) != codes.Internal {
+		t.Errorf("update of nothing: %v", err)
+	}
+	for what, c := range map[string]struct {
+		err  error
+		want func(error) bool
+	}{
+		"empty key":      {second(client.Prepare(ctx, "", "")), errdefs.IsInvalidArgument},
+		"endless key":    {second(client.Prepare(ctx, strings.Repeat("k", 1<<20), "")), errdefs.IsInvalidArgument},
+		"own parent":     {second(client.Prepare(ctx, "key", "key")), errdefs.IsNotFound},
+		"filter":         {client.Walk(ctx, func(context.Context, snapshots.Info) error { return nil }, "=="), errdefs.IsInvalidArgument},
+		"field":          {second(client.Update(ctx, snapshots.Info{Name: "key"}, "kind")), errdefs.IsInvalidArgument},
+		"unknown key":    {client.Remove(ctx, "../../etc"), errdefs.IsNotFound},
+		"unknown method": {conn.Invoke(ctx, "/containerd.services.snapshots.v1.Snapshots/Format", &snapshotsapi.CleanupRequest{}, &snapshotsapi.CleanupRequest{}), errdefs.IsNotImplemented},
+	} {
+		if !c.want(proxied(c.err)) {
+			t.Errorf("%s: %v", what, c.err)
+		}
+	}
+	raw, err := net.Dial("unix", s.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	_, _ = raw.Write([]byte("GET / HTTP/1.1\r\nHost: nobody\r\n\r\n\x00\xff\xff\xff\xff"))
+	_, _ = io.Copy(io.Discard, raw) // until the service hangs up
+	s.try("prepare", func(ctx context.Context) error { return second(client.Prepare(ctx, "key", "")) })
+	s.try("remove", func(ctx context.Context) error { return client.Remove(ctx, "key") })
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// proxied gives an error of a bare call the kind that the proxy gives it.
+func proxied(err error) error {
+	if status.Code(err) == codes.Unimplemented {
+		return errdefs.ErrNotImplemented
+	}
+	return err
+}
+
+// TestSnapshotsThousandConnections: each is served.
+func TestSnapshotsThousandConnections(t *testing.T) {
+	s := startSnapshots(t, testRoot(t), "overlay2")
+	const connections = 1000
+	clients := make([]snapshots.Snapshotter, connections)
+	for i := range clients {
+		clients[i], _ = s.dial()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	var g sync.WaitGroup
+	for i, client := range clients {
+		g.Go(func() {
+			key := fmt.Sprintf("key-%d", i)
+			if _, err := client.Prepare(ctx, key, ""); err != nil {
+				t.Errorf("%s: %v", key, err)
+				return
+			}
+			if err := client.Remove(ctx, key); err != nil {
+				t.Errorf("%s: %v", key, err)
+			}
+		})
+	}
+	g.Wait()
+	s.checkNothingLeft()
+}
+
+// TestSnapshotsSocket: who may connect, and who may serve.
+func TestSnapshotsSocket(t *testing.T) {
+	requireRoot(t)
+	dir := testRoot(t)
+	// The socket's own mode is to decide, not the directories that it lies in.
+	open, err := os.MkdirTemp("/tmp", "graphsnapd-open-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(open)
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const group = 4242
+	reachable := filepath.Join(open, "sock")
+	s := startSnapshots(t, dir, "overlay2", "--group", strconv.Itoa(group), "--address", reachable)
+	st, err := os.Stat(reachable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode := st.Mode().Perm(); mode != 0o660 {
+		t.Errorf("the socket has mode %o", mode)
+	}
+	for _, who := range []struct {
+		uid, gid uint32
+		want     error
+	}{{0, 0, nil}, {4243, group, nil}, {4243, 4243, unix.EACCES}} {
+		if err := connectAs(reachable, who.uid, who.gid); !errors.Is(err, who.want) {
+			t.Errorf("user %d of group %d connects: %v, want %v", who.uid, who.gid, err, who.want)
+		}
+	}
+
+	code, stderr := runToEnd(t, graphsnapd("snapshotter", "--root", filepath.Join(dir, "other"), "--address", s.socket))
+	if code != exitFailure || !strings.Contains(stderr, "another daemon answers") {
+		t.Errorf("second service on one socket: exit code %d:\n%s", code, stderr)
+	}
+	code, stderr = runToEnd(t, graphsnapd("snapshotter", "--root", s.root, "--address", filepath.Join(dir, "other.sock")))
+	if code != exitFailure || !strings.Contains(stderr, "graphsnapd.lock") {
+		t.Errorf("second service on one root: exit code %d:\n%s", code, stderr)
+	}
+	for _, args := range [][]string{{"--address", "tcp://:1"}, {"--address", "relative"}, {"--driver", "zfs"}, {"--root", ""}, {"word"}, {"--group", "no such group"}} {
+		if code, stderr := runToEnd(t, graphsnapd(append([]string{"snapshotter"}, args...)...)); code != exitUsage {
+			t.Errorf("%q: exit code %d, want %d:\n%s", args, code, exitUsage, stderr)
+		}
+	}
+	if code, stderr := runToEnd(t, graphsnapd("snapshotter", "--root", filepath.Join(dir, "other"), "--address", activated)); code != exitFailure || !strings.Contains(stderr, "no sockets") {
+		t.Errorf("activation without sockets: exit code %d:\n%s", code, stderr)
+	}
+	client, _ := s.dial()
+	s.try("walk", func(ctx context.Context) error {
+		return client.Walk(ctx, func(context.Context, snapshots.Info) error { return nil })
+	})
+}
+
+// connect makes the test binary a client that only connects, to the socket that the
+// variable names, and ends with the error number.
+const connect = "GRAPHSNAPD_TEST_CONNECT"
+
+func init() {
+	socket := os.Getenv(connect)
+	if socket == "" {
+		return
+	}
+	_, err := net.Dial("unix", socket)
+	var errno unix.Errno
+	if err != nil && !errors.As(err, &errno) {
+		errno = unix.EIO
+	}
+	os.Exit(int(errno))
+}
+
+// connectAs connects to a socket as another user of another group.
+func connectAs(socket string, uid, gid uint32) error {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Dir, cmd.Env = "/", []string{connect + "=" + socket}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
+	err := cmd.Run()
+	if code := cmd.ProcessState.ExitCode(); code > 0 {
+		return unix.Errno(code)
+	}
+	return err
+}
+
+// TestSnapshotsUnderSystemd: the service takes the socket that it is handed, says when
+// it is ready and when it stops, and leaves the socket for its successor.
+func TestSnapshotsUnderSystemd(t *testing.T) {
+	requireRoot(t)
+	dir := testRoot(t)
+	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer told.Close()
+	hears := func(want string) {
+		t.Helper()
+		buf := make([]byte, 1024)
+		if err := told.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := told.Read(buf)
+		if err != nil || string(buf[:n]) != want {
+			t.Fatalf("systemd is told %q (%v), want %q", buf[:n], err, want)
+		}
+	}
+	s := &snapshotService{t: t, root: filepath.Join(dir, "snapshots"), socket: filepath.Join(dir, "sock"), driver: "vfs", log: &logBuffer{}}
+	l, err := net.Listen("unix", s.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file, err := l.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	client, _ := s.dial()
+	for range 2 {
+		// The shell's process becomes the service, whose ID is thereby known before.
+		cmd := graphsnapd("snapshotter", "--root", s.root, "--driver", s.driver, "--address", activated)
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, self}, cmd.Args[1:]...)
+		cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "NOTIFY_SOCKET="+told.LocalAddr().String())
+		cmd.ExtraFiles = []*os.File{file}
+		s.cmd, s.ended = cmd, make(chan struct{})
+		cmd.Stdout, cmd.Stderr = s.log, s.log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			s.err = cmd.Wait()
+			close(s.ended)
+		}()
+		hears("READY=1")
+		s.try("prepare", func(ctx context.Context) error { return second(client.Prepare(ctx, "key", "")) })
+		s.try("remove", func(ctx context.Context) error { return client.Remove(ctx, "key") })
+		s.stop()
+		hears("STOPPING=1")
+		if _, err := os.Lstat(s.socket); err != nil {
+			t.Errorf("the socket of systemd: %v", err)
+		}
+	}
+}
