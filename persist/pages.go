@@ -64,6 +64,8 @@ type pageReader struct {
 	free map[uint64]bool
 	seen map[uint64]bool // pages that the tree consists of
 
+	twice map[uint64]bool // of those, leaves that were read twice
+
 	damage   []string
 	omitted  int  // damage that is not in there
 	mild     int  // damage that is in there and that bbolt copes with
@@ -85,7 +87,7 @@ func (r *pageReader) wrong(format string, args ...any) {
 // readPages reads the file, and its contents where keep is set. Where not even a meta
 // page can be read there are none. The error is one of reading the file.
 func readPages(file io.ReaderAt, size int64, keep bool) (*pageReader, *bucketTree, error) {
-	r := &pageReader{file: file, size: size, seen: map[uint64]bool{}}
+	r := &pageReader{file: file, size: size, seen: map[uint64]bool{}, twice: map[uint64]bool{}}
 	var tree *bucketTree
 	if keep {
 		tree = newBucketTree()

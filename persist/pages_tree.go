@@ -81,8 +81,12 @@ func (r *pageReader) readTree(c *place, id uint64, begin, low, high []byte, dept
 		p = nil
 	case again:
 		r.wrong("page %d: in use twice", id)
-		if p.flags == flagBranch { // a leaf may be read by whoever is wrong, too
+		// A leaf may be read by whoever is wrong, too, but once: buckets in it may lead
+		// back to it.
+		if p.flags == flagBranch || r.twice[id] {
 			p = nil
+		} else {
+			r.twice[id] = true
 		}
 	}
 	if p == nil {
@@ -318,7 +322,7 @@ func (r *pageReader) fillGaps(tree *bucketTree) error {
 	defer func() { r.meta, r.seen = last, seen }()
 	r.meta.root, r.meta.pages = r.prev.root, min(r.prev.pages, last.pages)
 	for i := range gaps {
-		r.seen = map[uint64]bool{}
+		r.seen, r.twice = map[uint64]bool{}, map[uint64]bool{}
 		if err := r.readTree(&place{tree: tree, within: &gaps[i]}, r.prev.root, nil, nil, nil, 0); err != nil {
 			return err
 		}
