@@ -156,3 +156,8 @@ crash: setup-test
 CRASH_DURATION ?= 1h
 crash-hour: setup-test
 	GRAPHSNAP_CRASH_DURATION=$(CRASH_DURATION) .ci/with-scratch go test -count=1 -timeout 0 -v -run '^TestKilledUnderLoad$$' ./adapter
+
+# A wide build beside stock buildkitd of the same version; see also bench-dockerd.
+.PHONY: bench-wide
+bench-wide: setup-test $(BUILDCTL) .build/buildkitd-v0.25.2
+	GRAPHSNAP_WIDE_TIME=1 .ci/with-scratch go test -count=1 -timeout 30m -v -run '^TestWideTime$$' ./adapter/graphsnapd
