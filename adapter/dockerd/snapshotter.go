@@ -2,7 +2,6 @@ package dockerd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,10 +32,7 @@ type Opt = adapter.Opt
 // lets go of them, and leases them; where the image's last tag goes in between, it
 // would find out later and no longer know what it misses.
 //
-// It ends the leases of records that the builder lost. BuildKit makes a record's
-// lease and snapshot before it writes the record down, and deletes them after it
-// crossed the record out: a crash in between leaves a lease that nobody knows, and
-// with it a snapshot that no prune finds.
+// It ends the leases of records that the builder lost, see [adapter.EndLostLeases].
 func NewSnapshotter(opt Opt, prevLM leases.Manager, ns string) (snapshot.Snapshotter, *leaseutil.Manager, error) {
 	path := filepath.Join(opt.Root, "metadata_v2.db")
 	s, lm, err := adapter.NewSnapshotter(opt, layerLeases{prevLM, opt.LayerStore, path}, ns)
@@ -84,32 +80,14 @@ func (m layerLeases) checkLayer(r leases.Resource) error {
 	return fmt.Errorf("layer %s is gone: its image was removed: %w", chainID, errdefs.ErrNotFound)
 }
 
-// endLostLeases deletes the leases that BuildKit's cache made for records that are
-// not in the database at path (metadata.Store of buildkit/cache/metadata). They are
-// known by the label that it gives to these leases and no others; leases of views
-// have it too, but are temporary, and dockerd deletes them itself.
+// endLostLeases is [adapter.EndLostLeases] for the records in the database at path
+// (metadata.Store of buildkit/cache/metadata).
 func endLostLeases(ctx context.Context, path string, lm leases.Manager) error {
 	records, err := records(path)
 	if records == nil || err != nil {
 		return err
 	}
-	ll, err := lm.List(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, l := range ll {
-		_, flat := l.Labels["containerd.io/gc.flat"]
-		_, temporary := l.Labels["buildkit/lease.temporary"]
-		if !flat || temporary || records[l.ID] {
-			continue
-		}
-		log.G(ctx).WithField("lease", l.ID).Info("the build cache lost the record of this lease")
-		if err := lm.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("delete lease %q: %w", l.ID, err))
-		}
-	}
-	return errors.Join(errs...)
+	return adapter.EndLostLeases(ctx, lm, records)
 }
 
 // records reads the IDs of the cache's records, nil where it has not kept any yet.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
+	"github.com/containerd/containerd/v2/core/leases"
 	ctdmetadata "github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/content/local"
@@ -21,6 +22,7 @@ import (
 	"github.com/moby/buildkit/executor/runcexecutor"
 	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/util/archutil"
+	"github.com/moby/buildkit/util/bklog"
 	"github.com/moby/buildkit/util/disk"
 	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/util/winlayers"
@@ -29,6 +31,8 @@ import (
 	wlabel "github.com/moby/buildkit/worker/label"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/graphsnap/graphsnap/adapter"
 )
 
 // namespace is where BuildKit keeps its content and leases.
@@ -77,6 +81,10 @@ func newWorker(ctx context.Context, set *settings, atEnd func(what string, close
 		return nil, fmt.Errorf("open cache records: %w", err)
 	}
 	atEnd("close cache records", records.Close)
+	// Only disk space is at stake.
+	if err := endLostLeases(ctx, records, leaseManager); err != nil {
+		bklog.L.WithError(err).Warn("leases of records that the build cache lost are not all ended")
+	}
 
 	networks, networkMode, err := networkProviders(set.root, set.network)
 	if err != nil {
@@ -136,6 +144,19 @@ func newWorker(ctx context.Context, set *settings, atEnd func(what string, close
 		return nil, fmt.Errorf("set up worker: %w", err)
 	}
 	return w, nil
+}
+
+// endLostLeases ends the leases of records that a crash took.
+func endLostLeases(ctx context.Context, store *metadata.Store, lm leases.Manager) error {
+	records, err := store.All()
+	if err != nil {
+		return fmt.Errorf("read cache records: %w", err)
+	}
+	known := make(map[string]bool, len(records))
+	for _, r := range records {
+		known[r.ID()] = true
+	}
+	return adapter.EndLostLeases(ctx, lm, known)
 }
 
 func workerLabels(set *settings, snapshotter, networkMode string) map[string]string {
