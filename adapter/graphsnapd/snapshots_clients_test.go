@@ -1,0 +1,286 @@
+package main
+
+// Real clients of `graphsnapd snapshotter`: Debian's containerd and stock buildkitd.
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// withClients skips where `make test-containerd` does not ask for real clients, for
+// which packages and time are needed that make test does without.
+func withClients(t *testing.T) {
+	t.Helper()
+	requireRoot(t)
+	if os.Getenv("GRAPHSNAP_CONTAINERD") == "" {
+		t.Skip("run by make test-containerd")
+	}
+}
+
+// clientDaemon is a daemon that uses the service.
+type clientDaemon struct {
+	t       *testing.T
+	command []string
+	cmd     *exec.Cmd
+	log     *logBuffer
+	ended   chan struct{}
+	ready   func() error
+}
+
+func startClient(t *testing.T, ready func() error, command ...string) *clientDaemon {
+	t.Helper()
+	c := &clientDaemon{t: t, command: command, log: &logBuffer{}, ready: ready}
+	t.Cleanup(func() {
+		c.stop()
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", filepath.Base(command[0]), c.log)
+		}
+	})
+	c.start()
+	return c
+}
+
+func (c *clientDaemon) start() {
+	c.t.Helper()
+	c.cmd = exec.Command(c.command[0], c.command[1:]...)
+	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
+	// Without Pdeathsig: containers' shims are to outlive containerd. What is left of
+	// a test that was killed .ci/with-scratch finds.
+	if err := c.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	c.ended = ended
+	go func() {
+		_ = c.cmd.Wait()
+		close(ended)
+	}()
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := c.ready()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ended:
+			c.t.Fatalf("%s ended:\n%s", c.command[0], c.log)
+		default:
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%s is not ready: %v\n%s", c.command[0], err, c.log)
+		}
+	}
+}
+
+func (c *clientDaemon) stop() {
+	c.t.Helper()
+	if c.cmd == nil || c.cmd.Process == nil {
+		return
+	}
+	_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.ended:
+	case <-time.After(patience):
+		_ = c.cmd.Process.Kill()
+		<-c.ended
+		c.t.Errorf("%s did not end within %v of SIGTERM", c.command[0], patience)
+	}
+}
+
+func output(command ...string) (string, error) {
+	var stderr bytes.Buffer
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%v: %w\n%s%s", command, err, out, stderr.String())
+	}
+	return string(out), err
+}
+
+// TestContainerdOnSnapshots: import, unpack, run, also while the service and containerd
+// are started anew, and remove; then nothing is left.
+func TestContainerdOnSnapshots(t *testing.T) {
+	withClients(t)
+	for _, driver := range []string{"overlay2", "vfs", "btrfs"} {
+		t.Run(driver, func(t *testing.T) {
+			dir := testRootFor(t, driver)
+			image := filepath.Join(dir, "image.tar")
+			const name = "docker.io/library/graphsnap-test:latest"
+			code, stderr := runToEnd(t, graphsnapd("build", writeContext(t, dir, "context", `FROM scratch
+COPY bin/ /bin/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+RUN mkdir /tmp && echo made > /file && rm /bin/vi
+`), "--root", filepath.Join(dir, "build"), "-o", "type=oci,dest="+image+",name="+name))
+			if code != 0 {
+				t.Fatalf("build of the image: exit code %d\n%s", code, stderr)
+			}
+			s := startSnapshots(t, dir, driver)
+			socket := filepath.Join(dir, "containerd.sock")
+			config := filepath.Join(dir, "containerd.toml")
+			writeFile(t, config, fmt.Sprintf(`version = 2
+root = %q
+state = %q
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+[grpc]
+  address = %q
+[proxy_plugins.graphsnap]
+  type = "snapshot"
+  address = %q
+`, filepath.Join(dir, "containerd"), filepath.Join(dir, "state"), socket, s.socket), 0o644)
+			ctr := func(args ...string) (string, error) {
+				return output(append([]string{"ctr", "--address", socket}, args...)...)
+			}
+			must := func(args ...string) string {
+				t.Helper()
+				out, err := ctr(args...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return out
+			}
+			containerd := startClient(t, func() error { return second(ctr("version")) }, "containerd", "--log-level", "warn", "--config", config)
+
+			must("images", "import", "--snapshotter", "graphsnap", image)
+			_, err := ctr("run", "--rm", "--snapshotter", "graphsnap", name, "fails-"+filepath.Base(dir), "/bin/ls", "/bin/vi")
+			if err == nil {
+				t.Error("what a layer removed is there")
+			}
+			// The runtime knows containers of all containerds by their names.
+			lasting := "lasting-" + filepath.Base(dir)
+			t.Cleanup(func() {
+				_ = exec.Command("ctr", "--address", socket, "task", "delete", "--force", lasting).Run()
+				_ = exec.Command("runc", "--root", "/run/containerd/runc/default", "delete", "--force", lasting).Run()
+			})
+			if out := must("run", "--rm", "--snapshotter", "graphsnap", name, "first-"+filepath.Base(dir), "/bin/cat", "/file"); out != "made\n" {
+				t.Errorf("a container prints %q", out)
+			}
+			must("run", "--detach", "--snapshotter", "graphsnap", name, lasting, "/bin/sleep", "86400")
+			for i, restart := range []func(){
+				func() { s.stop(); s.start() },
+				func() { s.kill(); s.start() },
+				func() { containerd.stop(); containerd.start() },
+			} {
+				must("task", "exec", "--exec-id", fmt.Sprint("write", i), lasting, "/bin/sh", "-c", fmt.Sprintf("echo %d >> /tmp/log", i))
+				restart()
+				// containerd tries to connect again after a while.
+				s.waitFor("containerd's answer about snapshots", func() bool {
+					return second(ctr("snapshots", "--snapshotter", "graphsnap", "list")) == nil
+				})
+				if out := must("task", "exec", "--exec-id", fmt.Sprint("read", i), lasting, "/bin/tail", "-n1", "/tmp/log"); out != fmt.Sprintln(i) {
+					t.Errorf("after restart %d the container reads %q", i, out)
+				}
+				if out := must("run", "--rm", "--snapshotter", "graphsnap", name, fmt.Sprint("after-", i, filepath.Base(dir)), "/bin/cat", "/file"); out != "made\n" {
+					t.Errorf("a container after restart %d prints %q", i, out)
+				}
+			}
+			must("task", "kill", "--signal", "KILL", lasting)
+			s.waitFor("the end of the task", func() bool { return second(ctr("task", "delete", lasting)) == nil })
+			must("containers", "delete", lasting)
+			must("images", "remove", "--sync", name)
+			s.checkNothingLeft()
+		})
+	}
+}
+
+// TestBuildkitdOnSnapshots: stock buildkitd builds the demo, then 50 builds at once
+// while either side is started anew; prune leaves nothing.
+func TestBuildkitdOnSnapshots(t *testing.T) {
+	withClients(t)
+	const version = "v0.34.2"
+	for _, driver := range []string{"overlay2", "vfs"} {
+		t.Run(driver, func(t *testing.T) {
+			dir := testRoot(t)
+			s := startSnapshots(t, dir, driver)
+			name := driver
+			if driver == "overlay2" {
+				name = "overlayfs" // which switches BuildKit's fast paths on
+			}
+			c := &testDaemon{t: t, socket: filepath.Join(dir, "buildkitd.sock")}
+			buildkitd := startClient(t, func() error { return second(c.buildctl(version, "debug", "workers")) },
+				buildkitBinary(t, version, "cmd/buildkitd"),
+				"--root", filepath.Join(dir, "buildkitd"), "--addr", "unix://"+c.socket, "--config", filepath.Join(dir, "none.toml"),
+				"--containerd-worker=false", "--oci-worker-net", "host", "--oci-worker-gc=false",
+				"--oci-worker-snapshotter", name, "--oci-worker-proxy-snapshotter-path", s.socket)
+
+			demo := demoContext(t, dir)
+			secret := filepath.Join(dir, "token")
+			writeFile(t, secret, "open sesame", 0o600)
+			for i := range 2 {
+				dest := filepath.Join(dir, fmt.Sprint("demo", i))
+				c.mustBuildctl(version, buildArgs(demo, "--secret", "id=token,src="+secret, "--output", "type=local,dest="+dest)...)
+				if got := readFile(t, filepath.Join(dest, "out/all")); !strings.Contains(got, "made in a stage of its own\n1\n2\n3\n") {
+					t.Errorf("demo: /out/all is %q", got)
+				}
+			}
+
+			const builds = 50
+			var contexts []string
+			for i := range 10 {
+				contexts = append(contexts, writeContext(t, dir, fmt.Sprint("context", i), fmt.Sprintf(`FROM scratch AS base
+COPY bin/ /bin/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+FROM base AS left
+RUN --mount=type=cache,target=/cache echo left %d > /left
+FROM base
+RUN echo right %d > /right
+COPY --link --from=left /left /left
+RUN cat /left /right > /both
+`, i, i)))
+			}
+			deadline := time.Now().Add(5 * time.Minute)
+			var running sync.WaitGroup
+			finished := make(chan struct{}, builds)
+			for i := range builds {
+				running.Go(func() {
+					defer func() { finished <- struct{}{} }()
+					dest := filepath.Join(dir, fmt.Sprint("out", i))
+					for {
+						_, err := c.buildctl(version, buildArgs(contexts[i%len(contexts)], "--output", "type=local,dest="+dest)...)
+						if err == nil {
+							break
+						}
+						// A side that goes takes the builds along that need it just then.
+						if time.Now().After(deadline) {
+							t.Errorf("build %d: %v", i, err)
+							return
+						}
+						time.Sleep(100 * time.Millisecond)
+					}
+					n := i % len(contexts)
+					if got, want := readFile(t, filepath.Join(dest, "both")), fmt.Sprintf("left %d\nright %d\n", n, n); got != want {
+						t.Errorf("build %d: /both is %q, want %q", i, got, want)
+					}
+				})
+			}
+			for _, restart := range []func(){
+				func() { s.stop(); s.start() },
+				func() { buildkitd.stop(); buildkitd.start() },
+				func() { s.kill(); s.start() },
+			} {
+				for range builds / 5 {
+					<-finished
+				}
+				restart()
+			}
+			running.Wait()
+
+			s.waitFor("an empty home of the driver", func() bool {
+				_, err := c.buildctl(version, "prune", "--all")
+				return err == nil && len(s.left()) == 0
+			})
+			buildkitd.stop()
+			points, err := mountsBelow(dir)
+			if err != nil || len(points) > 0 {
+				t.Errorf("mounts after the end of buildkitd: %q (%v)", points, err)
+			}
+		})
+	}
+}
