@@ -132,6 +132,8 @@ bench-export: setup-test $(BUILDCTL)
 test-containerd: setup-test setup-dockerd .build/buildkitd-v0.34.2 $(BUILDCTL)
 	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test -count=1 -timeout 20m -v $(TESTFLAGS) ./adapter/containerd
 	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 20m -v $(TESTFLAGS) ./adapter/containerd
+	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test -count=1 -timeout 20m -v $(TESTFLAGS) -run 'OnSnapshots$$' ./adapter/graphsnapd
+	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 20m -v $(TESTFLAGS) -run 'OnSnapshots$$' ./adapter/graphsnapd
 
 .build/buildkitd-%:
 	target="$$PWD/$@"; mkdir -p .build && \
