@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/docker/docker/daemon/graphdriver/overlayutils"
 	"github.com/moby/sys/user"
+
+	"github.com/graphsnap/graphsnap/actors/crashpoint"
 )
 
 // The layout of overlay2 and fuse-overlayfs, which their Create makes in this
@@ -158,7 +160,7 @@ func (d *driver) restoreLink(id string) (changed bool, err error) {
 	case err == nil:
 		return false, nil
 	case link != "" && errors.Is(err, fs.ErrNotExist):
-		return true, os.Symlink(linkTarget(id), filepath.Join(d.links, link))
+		return true, d.makeLink(link, id)
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid):
 		return false, err
 	}
@@ -171,11 +173,18 @@ func (d *driver) restoreLink(id string) (changed bool, err error) {
 		// More than one there are where somebody else made them.
 	} else {
 		link = overlayutils.GenerateID(linkLength, log.L)
-		if err := os.Symlink(linkTarget(id), filepath.Join(d.links, link)); err != nil {
+		if err := d.makeLink(link, id); err != nil {
 			return true, err
 		}
 	}
 	return true, replaceFile(filepath.Join(d.dir(id), fileLink), link, 0o644)
+}
+
+func (d *driver) makeLink(link, id string) error {
+	crashpoint.Before("restore.Symlink")
+	err := os.Symlink(linkTarget(id), filepath.Join(d.links, link))
+	crashpoint.After("restore.Symlink")
+	return err
 }
 
 // linksTo returns the names of the links to id. It reads all links.
@@ -231,7 +240,10 @@ func replaceFile(path, content string, mode os.FileMode) (err error) {
 	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	crashpoint.Before("restore.Rename")
+	err = os.Rename(f.Name(), path)
+	crashpoint.After("restore.Rename")
+	return err
 }
 
 func syncDir(dir string) error {
