@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"encoding/json"
+	"fmt"
 	"maps"
 	"runtime"
 	"slices"
@@ -27,6 +29,20 @@ type Operation struct {
 	Count     uint64
 	Errors    map[string]uint64 // by class, such as "not found"
 	Latencies *hdrhistogram.Histogram
+}
+
+// MarshalJSON writes percentiles of the latencies, in nanoseconds.
+func (o *Operation) MarshalJSON() ([]byte, error) {
+	percentiles := map[string]int64{}
+	for _, q := range []float64{50, 90, 99, 99.9, 100} {
+		percentiles[fmt.Sprint(q)] = o.Latencies.ValueAtQuantile(q)
+	}
+	return json.Marshal(struct {
+		Count       uint64
+		Errors      map[string]uint64
+		Mean        float64
+		Percentiles map[string]int64
+	}{o.Count, o.Errors, o.Latencies.Mean(), percentiles})
 }
 
 // Sample is the state of a run at one moment.

@@ -10,15 +10,11 @@ import (
 	"github.com/graphsnap/graphsnap/persist"
 )
 
-// patience is how long an audit waits for what happens in the background: removals
-// wait for a listing of leases, and failed ones are tried again after a while.
-const patience = 2 * time.Minute
-
 // Audit implements Audited. It waits until two looks see the same and nothing is
-// under way, or until patience ends, and then says what does not agree.
+// under way, or until Patience ends, and then says what does not agree.
 func (t *Engine) Audit(ctx context.Context) []string {
 	var wrong []string
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(t.Patience); ; {
 		if wrong = t.disagreements(ctx); len(wrong) == 0 || time.Now().After(deadline) || ctx.Err() != nil {
 			break
 		}

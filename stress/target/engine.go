@@ -13,6 +13,10 @@ import (
 
 // Engine is the engine on a null driver and leases in memory.
 type Engine struct {
+	// Patience is how long Audit waits for what happens in the background, two
+	// minutes by default: removals that failed are tried again after a while.
+	Patience time.Duration
+
 	driver  *Null
 	leases  *memoryLeases
 	root    string
@@ -24,7 +28,8 @@ type Engine struct {
 // OpenEngine opens the engine on driver with its database in root.
 func OpenEngine(ctx context.Context, driver *Null, root string, options ...engine.Option) (*Engine, error) {
 	t := &Engine{
-		driver: driver, leases: &memoryLeases{held: map[string]map[string]bool{}}, root: root,
+		Patience: 2 * time.Minute,
+		driver:   driver, leases: &memoryLeases{held: map[string]map[string]bool{}}, root: root,
 		// Snapshots without a lease go fast, so that removal runs beside everything else.
 		options: append([]engine.Option{engine.WithGrace(50 * time.Millisecond), engine.WithLeaseSweep(200 * time.Millisecond)}, options...),
 	}

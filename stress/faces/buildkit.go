@@ -1,0 +1,124 @@
+// Package faces makes targets of what stands on real graph drivers.
+package faces
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	_ "github.com/docker/docker/daemon/graphdriver/btrfs" // empty without a C compiler
+	_ "github.com/docker/docker/daemon/graphdriver/vfs"   // by its name
+
+	"github.com/graphsnap/graphsnap/engine"
+	"github.com/graphsnap/graphsnap/stress/peer"
+	"github.com/graphsnap/graphsnap/stress/target"
+)
+
+// BuildKit is the BuildKit face on a graph driver and Docker's layer store, with
+// containerd's lease manager.
+type BuildKit struct {
+	driver  string
+	root    string
+	options []engine.Option
+
+	*peer.Docker
+}
+
+// OpenBuildKit opens the face with all that it keeps in root. Where the driver does
+// not work there the error is the driver's.
+func OpenBuildKit(ctx context.Context, driver, root string, options ...engine.Option) (*BuildKit, error) {
+	t := &BuildKit{driver: driver, root: root, options: options}
+	if err := t.open(ctx); err != nil {
+		return nil, err
+	}
+	// Where a start finds no lease at all it keeps everything.
+	return t, t.CreateLease(ctx, "anchor")
+}
+
+func (t *BuildKit) open(ctx context.Context) error {
+	s, err := peer.Open(ctx, "graphsnap", peer.Options{Root: t.root, Driver: t.driver, Engine: t.options})
+	if err != nil {
+		return fmt.Errorf("open graphsnap on %s in %s: %w", t.driver, t.root, err)
+	}
+	t.Docker = s.(*peer.Docker)
+	return nil
+}
+
+// Traits implements target.Target.
+func (t *BuildKit) Traits() target.Traits {
+	return target.Traits{Name: "buildkit", Driver: t.driver, Leased: true}
+}
+
+// View implements target.Target.
+func (t *BuildKit) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (target.Mountable, error) {
+	m, err := t.Docker.View(ctx, key, parent, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Mounts implements target.Target.
+func (t *BuildKit) Mounts(ctx context.Context, key string) (target.Mountable, error) {
+	m, err := t.Docker.Mounts(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (t *BuildKit) resource(key string) leases.Resource {
+	return leases.Resource{ID: key, Type: "snapshots/" + t.Name()}
+}
+
+// CreateLease implements target.Target.
+func (t *BuildKit) CreateLease(ctx context.Context, lease string) error {
+	_, err := t.Leases.Create(peer.Context(ctx), leases.WithID(lease))
+	return err
+}
+
+// AddLease implements target.Target.
+func (t *BuildKit) AddLease(ctx context.Context, lease, key string) error {
+	return t.Leases.AddResource(peer.Context(ctx), leases.Lease{ID: lease}, t.resource(key))
+}
+
+// RemoveLease implements target.Target.
+func (t *BuildKit) RemoveLease(ctx context.Context, lease, key string) error {
+	return t.Leases.DeleteResource(peer.Context(ctx), leases.Lease{ID: lease}, t.resource(key))
+}
+
+// EndLease implements target.Target. Nothing expires here: that is a deletion.
+func (t *BuildKit) EndLease(ctx context.Context, lease string, _ bool) error {
+	return t.Leases.Delete(peer.Context(ctx), leases.Lease{ID: lease})
+}
+
+// Restart implements target.Target.
+func (t *BuildKit) Restart(ctx context.Context) error {
+	if err := t.Close(); err != nil {
+		return err
+	}
+	return t.open(ctx)
+}
+
+// Leftovers lists what is in the home of overlay2 after Close though the run ended
+// with nothing: directories, and links to them.
+func (t *BuildKit) Leftovers() ([]string, error) {
+	if t.driver != "overlay2" {
+		return nil, nil
+	}
+	var left []string
+	for _, pattern := range []string{"*", "l/*"} {
+		found, err := filepath.Glob(filepath.Join(t.root, t.driver, pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range found {
+			if filepath.Base(path) != "l" {
+				left = append(left, path)
+			}
+		}
+	}
+	return left, nil
+}

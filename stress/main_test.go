@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestBadCommandLinesAreOneLine(t *testing.T) {
+	for line, want := range map[string]string{
+		"-nonsense":                            "nonsense",
+		"-clients 0":                           "-clients",
+		"-workload none":                       "there are mixed",
+		"-weights stat=x":                      "stat=x",
+		"-keys none":                           "distribution",
+		"-driver zfs":                          "there are null",
+		"-target none":                         "no target",
+		"-target engine -driver vfs":           "null only",
+		"-fault-error 2":                       "probability",
+		"-json /nowhere/report.json -ops 1":    "/nowhere/report.json",
+		"-root /proc/1 -ops 1":                 "/proc/1",
+		"spare":                                "spare",
+		"-target buildkit -fault-panic 0.5":    "for the target engine",
+		"-target buildkit -restart 1s -ops 10": "restart",
+	} {
+		var out bytes.Buffer
+		err := command(context.Background(), strings.Fields(line), &out)
+		if !errors.Is(err, errUsage) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+func TestARunThatIsInterruptedIsReported(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	path := filepath.Join(t.TempDir(), "report.json")
+	var out bytes.Buffer
+	if err := command(ctx, []string{"-ops", "100000000", "-clients", "8", "-json", path, "-root", t.TempDir()}, &out); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report struct {
+		Interrupted bool
+		Verdict     struct{ Histories int }
+	}
+	if err := json.Unmarshal(written, &report); err != nil || !report.Interrupted || report.Verdict.Histories == 0 {
+		t.Errorf("%v: %+v", err, report)
+	}
+	if !strings.Contains(out.String(), "no violation; seed") {
+		t.Error(out.String())
+	}
+}
