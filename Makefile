@@ -163,3 +163,16 @@ crash-hour: setup-test
 .PHONY: bench-wide
 bench-wide: setup-test $(BUILDCTL) .build/buildkitd-v0.25.2
 	GRAPHSNAP_WIDE_TIME=1 .ci/with-scratch go test -count=1 -timeout 30m -v -run '^TestWideTime$$' ./adapter/graphsnapd
+
+# The stress harness under the race detector, in the size of CI: a million operations
+# on the null driver and 20,000 on overlay2, with faults and without.
+.PHONY: stress
+STRESS := .build/stress
+stress:
+	go build -race -o $(STRESS) ./stress
+	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 300000
+	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 200000 -restart 5s -checkpoint 10s \
+		-fault-error 0.01 -fault-panic 0.005 -fault-delay 0.05 -fault-cancel 0.02
+	.ci/with-scratch $(STRESS) -workload four-keys -clients 64 -ops 700000
+	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 20000
+	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 10000 -restart 5s -fault-cancel 0.05

@@ -4,7 +4,6 @@ package faces
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -100,25 +99,4 @@ func (t *BuildKit) Restart(ctx context.Context) error {
 		return err
 	}
 	return t.open(ctx)
-}
-
-// Leftovers lists what is in the home of overlay2 after Close though the run ended
-// with nothing: directories, and links to them.
-func (t *BuildKit) Leftovers() ([]string, error) {
-	if t.driver != "overlay2" {
-		return nil, nil
-	}
-	var left []string
-	for _, pattern := range []string{"*", "l/*"} {
-		found, err := filepath.Glob(filepath.Join(t.root, t.driver, pattern))
-		if err != nil {
-			return nil, err
-		}
-		for _, path := range found {
-			if filepath.Base(path) != "l" {
-				left = append(left, path)
-			}
-		}
-	}
-	return left, nil
 }

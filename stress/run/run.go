@@ -44,6 +44,9 @@ type Config struct {
 	// Rough says that calls may be refused with ErrUnavailable, since the disk is
 	// full at times or the target restarts.
 	Rough bool
+	// Pause is the longest time that a client waits between two operations. Not
+	// positive: none.
+	Pause time.Duration
 	// Pictures is the directory for drawings of violations, "" for none.
 	Pictures string
 
@@ -200,6 +203,9 @@ func (r *runner) group(ctx context.Context, number int, finished chan<- *history
 				for range w.Steps {
 					if ctx.Err() != nil {
 						break
+					}
+					if r.config.Pause > 0 {
+						time.Sleep(1 + time.Duration(c.Int64N(int64(r.config.Pause))))
 					}
 					c.step(calls)
 				}
