@@ -20,10 +20,12 @@ RUN fsop list / > /listing
 `
 }
 
-// seed is a stage with a little of everything for other steps to change.
+// seed is a stage with a little of everything for other steps to change. Files that
+// are put in each other's place differ in size: a differ takes those for the same that
+// have one size and were written in one tick of the clock.
 const seed = `FROM base AS seed
 RUN mkdir -p d/e/f full && echo 1 > d/one && echo 2 > d/e/two && echo 3 > d/e/f/three && \
-    for i in 1 2 3; do echo $i > full/$i; done && echo file > file && ln -s file symlink && ln file hard && \
+    for i in 1 2 3; do seq $i > full/$i; done && echo file > file && ln -s file symlink && ln file hard && \
     mkfifo fifo && fsop mknod null c 1 3
 `
 

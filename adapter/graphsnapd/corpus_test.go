@@ -101,7 +101,9 @@ func corpusImage(t *testing.T, d *testDaemon, version, context string, c corpus.
 }
 
 // TestCorpus builds every case of the corpus on graphsnapd and on stock buildkitd of
-// the same version with its own snapshotter: the images are the same byte by byte.
+// the same version with its own snapshotter, and where that is the newest also on
+// stock buildkitd with graphsnapd's snapshotter behind a socket: the images are the
+// same byte by byte.
 func TestCorpus(t *testing.T) {
 	if os.Getenv("GRAPHSNAP_CORPUS") == "" {
 		t.Skip("make corpus runs this")
@@ -112,24 +114,37 @@ func TestCorpus(t *testing.T) {
 	if err := corpus.WriteContext(context); err != nil {
 		t.Fatal(err)
 	}
-	ours := startDaemon(t, filepath.Join(root, "ours"), "overlay2", "--oci-worker-net", "host", "--oci-worker-gc=false")
 	stock := startStock(t, filepath.Join(root, "stock"), version)
+	ours := map[string]*testDaemon{
+		"graphsnapd": startDaemon(t, filepath.Join(root, "ours"), "overlay2", "--oci-worker-net", "host", "--oci-worker-gc=false"),
+	}
+	if version == buildctlVersions[len(buildctlVersions)-1] {
+		dir := filepath.Join(root, "proxied")
+		s := startSnapshots(t, dir, "overlay2")
+		ours["buildkitd on graphsnapd snapshotter"] = startStock(t, dir, version, "--oci-worker-proxy-snapshotter-path", s.socket)
+	}
 	for _, c := range corpus.Cases {
 		t.Run(strings.ReplaceAll(c.Name, " ", "-"), func(t *testing.T) {
-			ours.t, stock.t = t, t
-			a := corpusImage(t, ours, version, context, c)
-			b := corpusImage(t, stock, version, context, c)
-			if len(a) < 5 {
-				t.Errorf("an image of %d layers", len(a))
+			stock.t = t
+			want := corpusImage(t, stock, version, context, c)
+			if len(want) < 5 {
+				t.Errorf("an image of %d layers", len(want))
 			}
-			if difference := corpus.Compare(a, "graphsnapd", b, "buildkitd"); difference != "" {
-				t.Error(difference)
+			for name, d := range ours {
+				d.t = t
+				got := corpusImage(t, d, version, context, c)
+				if difference := corpus.Compare(got, name, want, "buildkitd"); difference != "" {
+					t.Error(difference)
+				}
 			}
 		})
 	}
-	ours.t, stock.t = t, t
-	if !strings.Contains(ours.mustBuildctl(version, "debug", "workers", "-v"), "overlayfs") {
-		t.Error("graphsnapd does not call its snapshotter overlayfs")
+	stock.t = t
+	for name, d := range ours {
+		d.t = t
+		if !strings.Contains(d.mustBuildctl(version, "debug", "workers", "-v"), "overlayfs") {
+			t.Errorf("%s does not call its snapshotter overlayfs", name)
+		}
 	}
-	ours.pruneAll(version)
+	ours["graphsnapd"].pruneAll(version)
 }
