@@ -1,6 +1,7 @@
 package adapter
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,7 +31,21 @@ func (d *driver) Create(id, parent string) error {
 	if err != nil {
 		return err
 	}
-	return d.inheritOwner(id, parent)
+	return errors.Join(d.inheritOwner(id, parent), d.modeOfRoot(id, parent))
+}
+
+// modeOfRoot gives a root directory the mode that those of other drivers have. That of
+// btrfs is made by the kernel, by the umask, which BuildKit and containerd want to be
+// 0: anybody could write to it.
+func (d *driver) modeOfRoot(id, parent string) error {
+	if parent != "" || d.String() != "btrfs" {
+		return nil
+	}
+	dir, err := d.Driver.Get(id, "")
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(dir, 0o755), d.Driver.Put(id))
 }
 
 // depthOn is how many directories one on top of parent stands on, 0 where the driver

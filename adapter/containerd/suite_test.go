@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
 	"github.com/docker/docker/daemon/graphdriver"
+	"golang.org/x/sys/unix"
 )
 
 // suiteTests is how many tests containerd's suite has, in 2.1 and in 2.4. Each opens
@@ -21,6 +22,9 @@ const suiteTests = 21
 // name of the snapshotter for what a kind of snapshotter cannot do; that is printed,
 // so that nothing is left out in silence.
 func TestContainerdSuite(t *testing.T) {
+	// The suite sets the umask to 0 while it begins, and back when others of its tests
+	// may have begun. Snapshots are not to depend on it.
+	defer unix.Umask(unix.Umask(0))
 	ways := []struct {
 		name string
 		open opener
