@@ -164,19 +164,15 @@ func (m *Mountable) Keep() ([]mount.Mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kept{mounts: mounts, release: release}
-	for !m.body.kept.current.CompareAndSwap(nil, k) {
-		switch other := m.body.kept.current.Load(); other {
-		case nil:
-		case ended:
-			_ = release()
-			return nil, fmt.Errorf("mount: %w", errNotFound(m.key))
-		default:
-			_ = release()
-			return other.mounts, nil
-		}
+	mine := &kept{mounts: mounts, release: release}
+	k := m.body.kept.take(mine)
+	if k != mine {
+		_ = release()
 	}
-	return mounts, nil
+	if k == ended {
+		return nil, fmt.Errorf("mount: %w", errNotFound(m.key))
+	}
+	return k.mounts, nil
 }
 
 // keeping is the hold of a snapshot that ends with it, once one was taken.
@@ -189,6 +185,14 @@ type kept struct {
 
 // ended stands in the place of the hold after the removal.
 var ended = new(kept)
+
+// take makes mine the hold where there is none, and returns the one that there is then.
+func (k *keeping) take(mine *kept) *kept {
+	if k.current.CompareAndSwap(nil, mine) {
+		return mine
+	}
+	return k.current.Load() // which does not become nil again
+}
 
 // end ends the hold, if there is one, and makes later ones end at once.
 func (k *keeping) end() error {

@@ -142,6 +142,26 @@ func TestKeptHoldEndsWithRemove(t *testing.T) {
 	}
 }
 
+// A hold that was taken while the snapshot went comes too late to be kept.
+func TestKeepAfterTheEnd(t *testing.T) {
+	var k keeping
+	must(t, k.end())
+	if got := k.take(&kept{}); got != ended {
+		t.Error("a hold is kept that nobody ends")
+	}
+	released := 0
+	var other keeping
+	first := &kept{release: func() error { released++; return nil }}
+	if other.take(first) != first || other.take(&kept{}) != first {
+		t.Error("the first hold is not the one that is shared")
+	}
+	must(t, other.end())
+	must(t, other.end())
+	if released != 1 {
+		t.Errorf("released %d times", released)
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // TestKeepBesideRemove has both race for the same snapshot, for the finish of the
