@@ -36,13 +36,14 @@ var harmless = map[string]string{
 	"bbolt.DB.Stats":       "memory",
 }
 
-// below are the functions, and the types whose methods, are called through the seams
-// of the engine. What they do is between the points of those.
+// below are the functions, and the types whose methods, are called through the seams,
+// so that what they do is between points, or call what goes through them.
 var below = map[string][]string{
 	"adapter": {
 		"driver", "layers", // implement engine.Driver and engine.Layers
 		"newDriver", "newDescriber", // ask the driver what it is
 		"replaceFile", "syncDir", // of driver
+		"EndLostLeases", // with the lease manager that NewSnapshotter returned
 	},
 }
 
