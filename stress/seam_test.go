@@ -43,6 +43,7 @@ var below = map[string][]string{
 		"driver", "layers", // implement engine.Driver and engine.Layers
 		"newDriver", "newDescriber", // ask the driver what it is
 		"replaceFile", "syncDir", // of driver
+		"EndLostLeases", // calls the lease manager of NewSnapshotter, which calls leaseSeam
 		"EndLostLeases", // with the lease manager that NewSnapshotter returned
 	},
 }
