@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	_ = log.SetLevel("panic") // Docker logs each opening of a graph driver
-	if reexec.Init() { // overlay2 mounts in a process of its own where paths are long
+	if reexec.Init() {        // overlay2 mounts in a process of its own where paths are long
 		return
 	}
 	os.Exit(m.Run())
