@@ -64,7 +64,7 @@ func (m *leaseManager) AddResource(ctx context.Context, l leases.Lease, r leases
 	if !ok || !m.ours(r) {
 		return m.leaseSeam.AddResource(ctx, l, r)
 	}
-	_, err := m.engine.AddLease(ctx, lease, r.ID, func() error { return m.leaseSeam.AddResource(ctx, l, r) })
+	err := m.engine.AddLease(ctx, lease, r.ID, func() error { return m.leaseSeam.AddResource(ctx, l, r) })
 	if err != nil {
 		return fmt.Errorf("add snapshot %.80q to lease %q: %w", r.ID, l.ID, err)
 	}
@@ -81,26 +81,6 @@ func (m *leaseManager) DeleteResource(ctx context.Context, l leases.Lease, r lea
 		}
 	}
 	return err
-}
-
-// hold adds r to the lease id of namespace and returns what takes it out again,
-// if it was not there before.
-func (m *leaseManager) hold(ctx context.Context, namespace, id string, r leases.Resource) (undo func(), err error) {
-	ctx = namespaces.WithNamespace(ctx, namespace)
-	l := leases.Lease{ID: id}
-	added, err := m.engine.AddLease(ctx, engine.Lease{Namespace: namespace, ID: id}, r.ID, func() error {
-		return m.leaseSeam.AddResource(ctx, l, r)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return func() {
-		if added {
-			// Where this fails the lease names a key without a snapshot, which
-			// costs nothing and ends with the lease.
-			_ = m.DeleteResource(context.WithoutCancel(ctx), l, r)
-		}
-	}, nil
 }
 
 // leaseSource lists leases for the engine.

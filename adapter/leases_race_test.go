@@ -202,3 +202,30 @@ func TestLeaseThatExpiresIsNoticed(t *testing.T) {
 		p.emptied(t)
 	}, engine.WithLeaseSweep(20*time.Millisecond))
 }
+
+// A Prepare that fails may share its lease with another one of the same key, or with
+// an AddResource: what they added is not the failed one's to take back.
+func TestFailedPrepareLeavesTheLeaseOfOthers(t *testing.T) {
+	onEachFace(t, func(t *testing.T, p *process) {
+		w := p.site.watch
+		l, ctx := p.lease(t)
+		creating := w.stop(t, "Create")
+		failed := during(func() error { return p.snap.Prepare(ctx, "key", "") })
+		<-creating.reached
+		p.added(t, l, "key")
+		fault := errors.New("no space left on device")
+		w.fail("Create", fault)
+		creating.goOn()
+		if err := <-failed; !errors.Is(err, fault) {
+			t.Fatalf("Prepare with a driver that fails: %v", err)
+		}
+		w.fail("Create", nil)
+		must(t, p.snap.Prepare(inNamespace(), "key", ""))
+		if rr, err := p.lm.ListResources(inNamespace(), l); err != nil || !slices.Contains(rr, resource("key")) {
+			t.Errorf("the lease names %v (%v), not the key that was added to it", rr, err)
+		}
+		p.ended(t, l)
+		p.gone(t, "key")
+		p.site.settled(t, "key")
+	}, calm...)
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/daemon/graphdriver"
 	"github.com/docker/docker/layer"
@@ -135,21 +136,19 @@ func (s *snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 // underLease adds key to the lease that ctx names, where it names one, before it
 // calls create, as containerd's metadata store does in one transaction. BuildKit
 // relies on it for what it unpacks, merges and diffs.
+//
+// Where create fails the lease goes on naming the key: another call, under way or
+// done, may have added it too and rely on it. A key without a snapshot costs nothing.
 func (s *snapshotter) underLease(ctx context.Context, key string, create func() error) error {
 	id, ok := leases.FromContext(ctx)
 	if !ok {
 		return create()
 	}
-	undo, err := s.leases.hold(ctx, s.namespace, id, s.resource(key))
-	if err != nil {
+	ctx = namespaces.WithNamespace(ctx, s.namespace)
+	if err := s.leases.AddResource(ctx, leases.Lease{ID: id}, s.resource(key)); err != nil {
 		return fmt.Errorf("add %q to the lease %q of the context: %w", key, id, err)
 	}
-	err = create()
-	if err != nil && !errdefs.IsAlreadyExists(err) {
-		// Where it exists the caller goes on to use it under its lease.
-		undo()
-	}
-	return err
+	return create()
 }
 
 func (s *snapshotter) resource(key string) leases.Resource {

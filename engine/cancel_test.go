@@ -64,7 +64,7 @@ var operations = map[string]func(context.Context, *harness) error{
 	},
 	"AddLease": func(ctx context.Context, h *harness) error {
 		l := Lease{"ns", "late"}
-		_, err := h.AddLease(ctx, l, "work", func() error {
+		err := h.AddLease(ctx, l, "work", func() error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}

@@ -342,7 +342,7 @@ func (h *harness) checkFiles() {
 
 func (h *harness) lease(l Lease, key string) {
 	h.t.Helper()
-	_, err := h.AddLease(context.Background(), l, key, func() error { h.leases.add(l, key); return nil })
+	err := h.AddLease(context.Background(), l, key, func() error { h.leases.add(l, key); return nil })
 	if err != nil {
 		h.t.Fatal(err)
 	}

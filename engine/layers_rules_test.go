@@ -197,7 +197,7 @@ func TestLayerIsBorrowedOnce(t *testing.T) {
 		go func() {
 			key := "work-" + string(rune('a'+i))
 			l := Lease{"ns", key}
-			_, err := h.AddLease(ctx, l, chain, func() error { h.leases.add(l, chain); return nil })
+			err := h.AddLease(ctx, l, chain, func() error { h.leases.add(l, chain); return nil })
 			done <- errors.Join(err, h.Prepare(ctx, key, chain))
 		}()
 	}

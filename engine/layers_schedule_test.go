@@ -146,7 +146,7 @@ func (c *layerClient) step() {
 func (c *layerClient) lendTo(ctx context.Context, key string) error {
 	l := Lease{"ns", fmt.Sprintf("layer%d-%d", c.n, c.keys)}
 	c.keys++
-	_, err := c.h.AddLease(ctx, l, key, func() error { c.h.leases.add(l, key); return nil })
+	err := c.h.AddLease(ctx, l, key, func() error { c.h.leases.add(l, key); return nil })
 	if err == nil {
 		c.leases = append(c.leases, l)
 	}

@@ -40,29 +40,28 @@ type Leases interface {
 	List(ctx context.Context, k Known, each func(l Lease, keys []string)) error
 }
 
-// AddLease makes l name key, which need not exist yet, and answers whether it did
-// not before. durable adds it to the lease manager; AddLease returns its error and
-// then has no effect. A removal of key that was about to begin for want of a lease
-// does not happen.
+// AddLease makes l name key, which need not exist yet. durable adds it to the lease
+// manager; AddLease returns its error, and l then names key only if it did before. A
+// removal of key that was about to begin for want of a lease does not happen.
 //
 // Errors: ErrInvalidArgument for a key that cannot be, ErrUnavailable after Close
 // or where the database is, the cause of ctx, and that of durable.
-func (e *Engine) AddLease(ctx context.Context, l Lease, key string, durable func() error) (added bool, err error) {
+func (e *Engine) AddLease(ctx context.Context, l Lease, key string, durable func() error) error {
 	if err := checkKey("key", key); err != nil {
-		return false, err
+		return err
 	}
 	if !e.gate.Enter() {
-		return false, errClosed
+		return errClosed
 	}
 	defer e.gate.Leave()
 	if err := e.learnNamespace(ctx, l.Namespace); err != nil {
-		return false, err
+		return err
 	}
 	// The owners know before the lease manager does. So whoever finds the key in
 	// the lease there, to delete it, finds it here as well.
 	had, err := actors.Ask(ctx, e.keys, key, &lend{question: question[bool]{e: e}, lease: l, adding: true})
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer func() { e.keys.Owe(key, &lent{question[done]{e: e}}) }()
 	kept := had
@@ -73,14 +72,14 @@ func (e *Engine) AddLease(ctx context.Context, l Lease, key string, durable func
 		}
 	}()
 	if _, err := actors.AskOwed(e.leases, l.owner(), &claim{e: e, lease: l, key: key}); err != nil {
-		return false, err
+		return err
 	}
 	if err := durable(); err != nil {
-		return false, err
+		return err
 	}
 	kept = true
 	e.borrowLeased(ctx, key)
-	return !had, nil
+	return nil
 }
 
 // RemoveLease makes l not name key any more, after the lease manager was told so.

@@ -152,7 +152,7 @@ func (c *client) lend(ctx context.Context) error {
 	l := Lease{"ns", fmt.Sprintf("l%d-%d", c.n, c.keys)}
 	key := c.some()
 	c.keys++
-	_, err := c.h.AddLease(ctx, l, key, func() error {
+	err := c.h.AddLease(ctx, l, key, func() error {
 		if c.rand.IntN(10) == 0 {
 			return errdefs.ErrInternal
 		}

@@ -113,7 +113,7 @@ func (t *Engine) CreateLease(_ context.Context, lease string) error {
 
 // AddLease implements Target.
 func (t *Engine) AddLease(ctx context.Context, lease, key string) error {
-	_, err := t.engine.AddLease(ctx, engine.Lease{Namespace: namespace, ID: lease}, key, func() error {
+	err := t.engine.AddLease(ctx, engine.Lease{Namespace: namespace, ID: lease}, key, func() error {
 		return t.leases.add(lease, key)
 	})
 	return err
