@@ -72,6 +72,8 @@ func TestRemovalOfALayerGoesOnAfterACrash(t *testing.T) {
 				d.untag(t, image)
 			}
 			d.cleared(t)
+			// The removal of the top took all directories; those of the others find none.
+			eventually(t, "all removals are over", func() bool { return d.snap.engine.Pending().Directories == 0 })
 			d.ended(t, l)
 			d.close(t)
 			if _, removing := s.records(t); len(removing) > 0 {
