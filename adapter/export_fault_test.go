@@ -46,6 +46,8 @@ func TestEnsureLayerEndsWithItsContext(t *testing.T) {
 			cause := errors.New("the client went away")
 			giveUp(cause)
 			wantError(t, <-result, cause, names[2])
+			// Work on a layer ends that on its parent's, which learns it when it is over.
+			eventually(t, "only what is held up is under way", func() bool { return len(entries(t, s.path("tar-split"))) == 1 })
 			slow.goOn()
 			eventually(t, "temporary files are gone", func() bool { return len(entries(t, s.path("tar-split"))) == 0 })
 			if got := d.layer(t, held); got != nil {
