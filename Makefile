@@ -30,10 +30,7 @@ build: $(BUILDCTL)
 demo: setup-demo build
 	.ci/with-scratch .ci/demo
 
-# The tests wait for disks and clocks more than they compute: the two passes run
-# beside each other.
-test: setup-test fmt vet staticcheck
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit unit-latest
+test: setup-test fmt vet staticcheck unit unit-latest
 
 fmt:
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
