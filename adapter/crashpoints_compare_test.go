@@ -44,6 +44,9 @@ func (s *site) compare(t *testing.T) {
 		if wrong == "" {
 			if orphans := d.orphans(t); len(orphans) > 0 {
 				wrong = fmt.Sprintf("%q are left over", orphans)
+			} else if n := d.snap.engine.Pending().Directories; n > 0 {
+				// Such as that of a layer, which is no orphan until it is released.
+				wrong = fmt.Sprintf("%d directories are still to be deleted", n)
 			}
 		}
 		if wrong == "" {
