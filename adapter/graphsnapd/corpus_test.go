@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,28 +44,8 @@ func startStock(t *testing.T, root, version string, args ...string) *testDaemon 
 		"--containerd-worker=false", "--oci-worker-binary", "runc", "--oci-worker-net", "host",
 		"--oci-worker-snapshotter", "overlayfs", "--oci-worker-gc=false",
 	}, args...)...)
-	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		d.err = d.cmd.Wait()
-		close(d.ended)
-	}()
-	t.Cleanup(func() {
-		d.endStock()
-		if t.Failed() {
-			t.Logf("log of buildkitd %s:\n%s", version, d.log)
-		}
-	})
-	d.waitFor("an answer on the socket", func() bool {
-		conn, err := net.Dial("unix", d.socket)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	d.start(d.endStock)
 	return d
 }
 

@@ -177,18 +177,26 @@ func startDaemon(t *testing.T, root, driver string, args ...string) *testDaemon 
 		log: &logBuffer{}, ended: make(chan struct{}),
 	}
 	d.cmd = graphsnapd(append([]string{"--root", d.root, "--driver", driver, "--addr", "unix://" + d.socket}, args...)...)
+	d.start(d.terminate)
+	return d
+}
+
+// start runs the command until the test ends, which calls end, and returns when it
+// answers on its socket.
+func (d *testDaemon) start(end func()) {
+	d.t.Helper()
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	if err := d.cmd.Start(); err != nil {
-		t.Fatalf("start daemon: %v", err)
+		d.t.Fatalf("start %s: %v", d.cmd, err)
 	}
 	go func() {
 		d.err = d.cmd.Wait()
 		close(d.ended)
 	}()
-	t.Cleanup(func() {
-		d.terminate()
-		if t.Failed() {
-			t.Logf("log of the daemon:\n%s", d.log)
+	d.t.Cleanup(func() {
+		end()
+		if d.t.Failed() {
+			d.t.Logf("log of %s:\n%s", d.cmd, d.log)
 		}
 	})
 	d.waitFor("an answer on the socket", func() bool {
@@ -198,7 +206,6 @@ func startDaemon(t *testing.T, root, driver string, args ...string) *testDaemon 
 		}
 		return err == nil
 	})
-	return d
 }
 
 // waitFor polls until ok, failing when the daemon ends or patience runs out.

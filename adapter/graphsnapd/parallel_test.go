@@ -15,19 +15,7 @@ func TestFiftyBuildsBesidePrune(t *testing.T) {
 	const builds = 50
 	root := testRoot(t)
 	d := startDaemon(t, root, "overlay2")
-	var contexts []string
-	for i := range 10 {
-		contexts = append(contexts, writeContext(t, root, fmt.Sprint("context", i), fmt.Sprintf(`FROM scratch AS base
-COPY bin/ /bin/
-RUN ["/bin/busybox", "--install", "-s", "/bin"]
-FROM base AS left
-RUN --mount=type=cache,target=/cache echo left %d > /left
-FROM base
-RUN echo right %d > /right
-COPY --link --from=left /left /left
-RUN cat /left /right > /both
-`, i, i)))
-	}
+	contexts := parallelContexts(t, root)
 
 	done := make(chan struct{})
 	var pruner sync.WaitGroup
@@ -53,10 +41,7 @@ RUN cat /left /right > /both
 				t.Errorf("build %d: %v", i, err)
 				return
 			}
-			n := i % len(contexts)
-			if got, want := readFile(t, filepath.Join(dest, "both")), fmt.Sprintf("left %d\nright %d\n", n, n); got != want {
-				t.Errorf("build %d: /both is %q, want %q", i, got, want)
-			}
+			checkParallel(t, i, i%len(contexts), dest)
 		})
 	}
 	running.Wait()
@@ -66,4 +51,30 @@ RUN cat /left /right > /both
 		return
 	}
 	d.pruneAll(buildctlVersions[0])
+}
+
+// parallelContexts writes contexts of builds that have some steps in common.
+func parallelContexts(t *testing.T, root string) (contexts []string) {
+	t.Helper()
+	for i := range 10 {
+		contexts = append(contexts, writeContext(t, root, fmt.Sprint("context", i), fmt.Sprintf(`FROM scratch AS base
+COPY bin/ /bin/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+FROM base AS left
+RUN --mount=type=cache,target=/cache echo left %d > /left
+FROM base
+RUN echo right %d > /right
+COPY --link --from=left /left /left
+RUN cat /left /right > /both
+`, i, i)))
+	}
+	return contexts
+}
+
+// checkParallel looks at what build made of the context n, in dest.
+func checkParallel(t *testing.T, build, n int, dest string) {
+	t.Helper()
+	if got, want := readFile(t, filepath.Join(dest, "both")), fmt.Sprintf("left %d\nright %d\n", n, n); got != want {
+		t.Errorf("build %d: /both is %q, want %q", build, got, want)
+	}
 }

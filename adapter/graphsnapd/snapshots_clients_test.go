@@ -222,19 +222,7 @@ func TestBuildkitdOnSnapshots(t *testing.T) {
 			}
 
 			const builds = 50
-			var contexts []string
-			for i := range 10 {
-				contexts = append(contexts, writeContext(t, dir, fmt.Sprint("context", i), fmt.Sprintf(`FROM scratch AS base
-COPY bin/ /bin/
-RUN ["/bin/busybox", "--install", "-s", "/bin"]
-FROM base AS left
-RUN --mount=type=cache,target=/cache echo left %d > /left
-FROM base
-RUN echo right %d > /right
-COPY --link --from=left /left /left
-RUN cat /left /right > /both
-`, i, i)))
-			}
+			contexts := parallelContexts(t, dir)
 			deadline := time.Now().Add(5 * time.Minute)
 			var running sync.WaitGroup
 			finished := make(chan struct{}, builds)
@@ -254,10 +242,7 @@ RUN cat /left /right > /both
 						}
 						time.Sleep(100 * time.Millisecond)
 					}
-					n := i % len(contexts)
-					if got, want := readFile(t, filepath.Join(dest, "both")), fmt.Sprintf("left %d\nright %d\n", n, n); got != want {
-						t.Errorf("build %d: /both is %q, want %q", i, got, want)
-					}
+					checkParallel(t, i, i%len(contexts), dest)
 				})
 			}
 			for _, restart := range []func(){
