@@ -1,0 +1,122 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/graphsnap/graphsnap/stress/faults"
+	"github.com/graphsnap/graphsnap/stress/run"
+	"github.com/graphsnap/graphsnap/stress/workload"
+)
+
+// settings are the command line.
+type settings struct {
+	run      run.Config
+	target   string
+	driver   string
+	root     string
+	json     string
+	workload string
+	weights  string
+	keys     string
+	rates    faults.Rates
+	debug    bool
+}
+
+func parse(args []string, out io.Writer) (*settings, error) {
+	s := &settings{}
+	f := flag.NewFlagSet("stress", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&s.target, "target", "", "`what` is driven: engine or buildkit; engine for the driver null, else buildkit")
+	f.StringVar(&s.driver, "driver", "null", "graph `driver`: null (in memory), vfs, overlay2 or btrfs")
+	f.StringVar(&s.workload, "workload", "mixed", "one of "+strings.Join(workload.Names(), ", "))
+	f.StringVar(&s.weights, "weights", "", "changes of the workload's weights, such as `stat=50,walk=0`")
+	f.StringVar(&s.keys, "keys", "", "`distribution` of keys: uniform, zipf, hot, deep or wide")
+	f.IntVar(&s.run.Clients, "clients", 64, "clients")
+	f.DurationVar(&s.run.Duration, "duration", 0, "end after that long")
+	f.Uint64Var(&s.run.Operations, "ops", 0, "end after so many operations; 100000 where neither is given")
+	f.Uint64Var(&s.run.Seed, "seed", 0, "of all choices; 0: a random one")
+	f.BoolVar(&s.run.Check, "check", true, "check every history, and the target at checkpoints")
+	f.DurationVar(&s.run.Checkpoint, "checkpoint", 0, "how often the target is looked at; 0: at the end")
+	f.DurationVar(&s.run.Restart, "restart", 0, "how often the target is restarted; 0: never")
+	f.Float64Var(&s.rates.Error, "fault-error", 0, "probability that a call of the driver fails (driver null)")
+	f.Float64Var(&s.rates.Panic, "fault-panic", 0, "probability that it panics (driver null)")
+	f.Float64Var(&s.rates.Delay, "fault-delay", 0, "probability that it takes long (driver null)")
+	f.Float64Var(&s.rates.Cancel, "fault-cancel", 0, "probability that the context of a call ends early")
+	f.DurationVar(&s.rates.Longest, "fault-longest", 5*time.Millisecond, "the longest delay")
+	f.StringVar(&s.json, "json", "", "write the result as JSON to `file`")
+	f.StringVar(&s.run.Pictures, "pictures", "", "`directory` for drawings of violations; a temporary one where there are any")
+	f.StringVar(&s.root, "root", "", "`directory` for everything on disk, emptied afterwards; a temporary one")
+	f.BoolVar(&s.debug, "debug", false, "let the engine log")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			f.SetOutput(out)
+			f.PrintDefaults()
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", err, errUsage)
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: %w", f.Arg(0), errUsage)
+	}
+	return s, s.complete()
+}
+
+// complete checks what flags alone do not.
+func (s *settings) complete() (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w: %w", err, errUsage)
+		}
+	}()
+	if s.run.Workload, err = workload.Get(s.workload); err != nil {
+		return err
+	}
+	if s.weights != "" {
+		if err := s.run.Workload.Weigh(s.weights); err != nil {
+			return err
+		}
+	}
+	if s.keys != "" {
+		if err := s.run.Workload.Distribute(s.keys); err != nil {
+			return err
+		}
+	}
+	for name, p := range map[string]float64{"-fault-error": s.rates.Error, "-fault-panic": s.rates.Panic, "-fault-delay": s.rates.Delay, "-fault-cancel": s.rates.Cancel} {
+		if p < 0 || p > 1 {
+			return fmt.Errorf("%s is a probability, from 0 to 1", name)
+		}
+	}
+	if s.target == "" {
+		if s.target = "buildkit"; s.driver == "null" {
+			s.target = "engine"
+		}
+	}
+	switch {
+	case s.run.Clients < 1:
+		return errors.New("-clients is at least 1")
+	case s.driver != "null" && s.driver != "vfs" && s.driver != "overlay2" && s.driver != "btrfs":
+		return fmt.Errorf("no driver %q, there are null, vfs, overlay2 and btrfs", s.driver)
+	case s.target != "engine" && s.target != "buildkit":
+		return fmt.Errorf("no target %q, there are engine and buildkit", s.target)
+	case s.target == "engine" && s.driver != "null":
+		return fmt.Errorf("the target engine has the driver null only")
+	case s.target == "buildkit" && s.driver == "null" && s.run.Restart > 0:
+		return errors.New("the directories of the driver null do not outlive a restart of the target buildkit")
+	case s.target == "buildkit" && s.rates.Error+s.rates.Panic+s.rates.Delay > 0:
+		return errors.New("faults of the driver are for the target engine")
+	}
+	if s.run.Duration <= 0 && s.run.Operations == 0 {
+		s.run.Operations = 100_000
+	}
+	for s.run.Seed == 0 {
+		s.run.Seed = rand.Uint64()
+	}
+	s.run.Faults = faults.New(s.rates, s.run.Seed)
+	return nil
+}
