@@ -25,6 +25,8 @@ type settings struct {
 	weights  string
 	keys     string
 	rates    faults.Rates
+	sweep    sweep
+	rounds   int
 	debug    bool
 }
 
@@ -49,6 +51,8 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.Float64Var(&s.rates.Delay, "fault-delay", 0, "probability that it takes long (driver null)")
 	f.Float64Var(&s.rates.Cancel, "fault-cancel", 0, "probability that the context of a call ends early")
 	f.DurationVar(&s.rates.Longest, "fault-longest", 5*time.Millisecond, "the longest delay")
+	f.Var(&s.sweep, "sweep", "run with each of the values of an engine option, `OPTION=VALUE,VALUE`; with all combinations where it is repeated.\nHistories are not checked then, unless -check is given")
+	f.IntVar(&s.rounds, "rounds", 0, "how often each point of a sweep is run; 0: 3 times, or once without a sweep")
 	f.StringVar(&s.json, "json", "", "write the result as JSON to `file`")
 	f.StringVar(&s.run.Pictures, "pictures", "", "`directory` for drawings of violations; a temporary one where there are any")
 	f.StringVar(&s.root, "root", "", "`directory` for everything on disk, emptied afterwards; a temporary one")
@@ -64,11 +68,13 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: %w", f.Arg(0), errUsage)
 	}
-	return s, s.complete()
+	checkGiven := false
+	f.Visit(func(given *flag.Flag) { checkGiven = checkGiven || given.Name == "check" })
+	return s, s.complete(checkGiven)
 }
 
-// complete checks what flags alone do not.
-func (s *settings) complete() (err error) {
+// complete checks what flags alone do not, and fills in what was not given.
+func (s *settings) complete(checkGiven bool) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%w: %w", err, errUsage)
@@ -98,6 +104,8 @@ func (s *settings) complete() (err error) {
 		}
 	}
 	switch {
+	case s.rounds < 0:
+		return errors.New("-rounds is at least 1")
 	case s.run.Clients < 1:
 		return errors.New("-clients is at least 1")
 	case s.driver != "null" && s.driver != "vfs" && s.driver != "overlay2" && s.driver != "btrfs":
@@ -117,6 +125,13 @@ func (s *settings) complete() (err error) {
 	for s.run.Seed == 0 {
 		s.run.Seed = rand.Uint64()
 	}
-	s.run.Faults = faults.New(s.rates, s.run.Seed)
+	if !checkGiven {
+		s.run.Check = len(s.sweep) == 0 // it takes a good deal of the machine
+	}
+	if s.rounds == 0 {
+		if s.rounds = 1; len(s.sweep) > 0 {
+			s.rounds = 3
+		}
+	}
 	return nil
 }
