@@ -238,12 +238,13 @@ var ends = []scene{
 // stuck begins what never gets past a crash point.
 func stuck(point string, done bool, begin func()) {
 	there := make(chan struct{})
-	crashpoint.Hook(func(p string, d bool) {
+	crashpoint.Hook(func(p string, d bool) error {
 		if p == point && d == done {
-			crashpoint.Hook(func(string, bool) {})
+			crashpoint.Hook(func(string, bool) error { return nil })
 			close(there)
 			select {}
 		}
+		return nil
 	})
 	go begin()
 	<-there

@@ -108,11 +108,11 @@ func (v *victim) open(t *testing.T) {
 // arm has the process die at its moment, from now on.
 func (v *victim) arm() {
 	v.armed, v.nth = true, map[moment]int{}
-	crashpoint.Hook(func(point string, done bool) {
+	crashpoint.Hook(func(point string, done bool) error {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		if !v.armed {
-			return
+			return nil
 		}
 		if v.calls++; done {
 			v.calls -= 2
@@ -124,6 +124,7 @@ func (v *victim) arm() {
 		if m == v.order.At {
 			die()
 		}
+		return nil
 	})
 }
 

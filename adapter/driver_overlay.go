@@ -181,7 +181,9 @@ func (d *driver) restoreLink(id string) (changed bool, err error) {
 }
 
 func (d *driver) makeLink(link, id string) error {
-	crashpoint.Before("restore.Symlink")
+	if err := crashpoint.Before("restore.Symlink"); err != nil {
+		return err
+	}
 	err := os.Symlink(linkTarget(id), filepath.Join(d.links, link))
 	crashpoint.After("restore.Symlink")
 	return err
@@ -240,7 +242,9 @@ func replaceFile(path, content string, mode os.FileMode) (err error) {
 	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	crashpoint.Before("restore.Rename")
+	if err := crashpoint.Before("restore.Rename"); err != nil {
+		return err
+	}
 	err = os.Rename(f.Name(), path)
 	crashpoint.After("restore.Rename")
 	return err

@@ -13,42 +13,54 @@ import (
 type leaseSeam struct{ manager leases.Manager }
 
 func (s leaseSeam) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {
-	crashpoint.Before("leases.Create")
+	if err := crashpoint.Before("leases.Create"); err != nil {
+		return leases.Lease{}, err
+	}
 	l, err := s.manager.Create(ctx, opts...)
 	crashpoint.After("leases.Create")
 	return l, err
 }
 
 func (s leaseSeam) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
-	crashpoint.Before("leases.Delete")
+	if err := crashpoint.Before("leases.Delete"); err != nil {
+		return err
+	}
 	err := s.manager.Delete(ctx, l, opts...)
 	crashpoint.After("leases.Delete")
 	return err
 }
 
 func (s leaseSeam) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
-	crashpoint.Before("leases.List")
+	if err := crashpoint.Before("leases.List"); err != nil {
+		return nil, err
+	}
 	ll, err := s.manager.List(ctx, filters...)
 	crashpoint.After("leases.List")
 	return ll, err
 }
 
 func (s leaseSeam) AddResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
-	crashpoint.Before("leases.AddResource")
+	if err := crashpoint.Before("leases.AddResource"); err != nil {
+		return err
+	}
 	err := s.manager.AddResource(ctx, l, r)
 	crashpoint.After("leases.AddResource")
 	return err
 }
 
 func (s leaseSeam) DeleteResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
-	crashpoint.Before("leases.DeleteResource")
+	if err := crashpoint.Before("leases.DeleteResource"); err != nil {
+		return err
+	}
 	err := s.manager.DeleteResource(ctx, l, r)
 	crashpoint.After("leases.DeleteResource")
 	return err
 }
 
 func (s leaseSeam) ListResources(ctx context.Context, l leases.Lease) ([]leases.Resource, error) {
-	crashpoint.Before("leases.ListResources")
+	if err := crashpoint.Before("leases.ListResources"); err != nil {
+		return nil, err
+	}
 	rr, err := s.manager.ListResources(ctx, l)
 	crashpoint.After("leases.ListResources")
 	return rr, err

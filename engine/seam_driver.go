@@ -21,21 +21,27 @@ func newDriverSeam(d Driver) driverSeam { return driverSeam{driver: d, copies: d
 func (s driverSeam) Copies() bool { return s.copies }
 
 func (s driverSeam) Create(id, parent string) error {
-	crashpoint.Before("driver.Create")
+	if err := crashpoint.Before("driver.Create"); err != nil {
+		return err
+	}
 	err := s.driver.Create(id, parent)
 	crashpoint.After("driver.Create")
 	return err
 }
 
 func (s driverSeam) Describe(id string, readonly bool) ([]mount.Mount, error) {
-	crashpoint.Before("driver.Describe")
+	if err := crashpoint.Before("driver.Describe"); err != nil {
+		return nil, err
+	}
 	mounts, err := s.driver.Describe(id, readonly)
 	crashpoint.After("driver.Describe")
 	return mounts, err
 }
 
 func (s driverSeam) Remove(id string) error {
-	crashpoint.Before("driver.Remove")
+	if err := crashpoint.Before("driver.Remove"); err != nil {
+		return err
+	}
 	err := s.driver.Remove(id)
 	crashpoint.After("driver.Remove")
 	return err
@@ -49,35 +55,45 @@ func (s driverSeam) Exists(id string) bool {
 }
 
 func (s driverSeam) Usage(ctx context.Context, id, parent string) (snapshots.Usage, error) {
-	crashpoint.Before("driver.Usage")
+	if err := crashpoint.Before("driver.Usage"); err != nil {
+		return snapshots.Usage{}, err
+	}
 	u, err := s.driver.Usage(ctx, id, parent)
 	crashpoint.After("driver.Usage")
 	return u, err
 }
 
 func (s driverSeam) Sync(id string) error {
-	crashpoint.Before("driver.Sync")
+	if err := crashpoint.Before("driver.Sync"); err != nil {
+		return err
+	}
 	err := s.driver.Sync(id)
 	crashpoint.After("driver.Sync")
 	return err
 }
 
 func (s driverSeam) Survey(ids []string) (Survey, error) {
-	crashpoint.Before("driver.Survey")
+	if err := crashpoint.Before("driver.Survey"); err != nil {
+		return Survey{}, err
+	}
 	found, err := s.driver.Survey(ids)
 	crashpoint.After("driver.Survey")
 	return found, err
 }
 
 func (s driverSeam) Unmount(id string) error {
-	crashpoint.Before("driver.Unmount")
+	if err := crashpoint.Before("driver.Unmount"); err != nil {
+		return err
+	}
 	err := s.driver.Unmount(id)
 	crashpoint.After("driver.Unmount")
 	return err
 }
 
 func (s driverSeam) Restore(id, parent string) (changed bool, err error) {
-	crashpoint.Before("driver.Restore")
+	if err := crashpoint.Before("driver.Restore"); err != nil {
+		return false, err
+	}
 	changed, err = s.driver.Restore(id, parent)
 	crashpoint.After("driver.Restore")
 	return changed, err

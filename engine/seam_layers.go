@@ -18,7 +18,9 @@ func newLayersSeam(l Layers) *layersSeam {
 }
 
 func (s *layersSeam) Get(chainID string) (Layer, error) {
-	crashpoint.Before("layers.Get")
+	if err := crashpoint.Before("layers.Get"); err != nil {
+		return nil, err
+	}
 	l, err := s.layers.Get(chainID)
 	crashpoint.After("layers.Get")
 	return l, err
@@ -46,28 +48,36 @@ func (s *layersSeam) All() []Layer {
 }
 
 func (s *layersSeam) Release(l Layer) error {
-	crashpoint.Before("layers.Release")
+	if err := crashpoint.Before("layers.Release"); err != nil {
+		return err
+	}
 	err := s.layers.Release(l)
 	crashpoint.After("layers.Release")
 	return err
 }
 
 func (s *layersSeam) Checksum(ctx context.Context, graphID, parent, tarSplit string) (Checksum, error) {
-	crashpoint.Before("layers.Checksum")
+	if err := crashpoint.Before("layers.Checksum"); err != nil {
+		return Checksum{}, err
+	}
 	sum, err := s.layers.Checksum(ctx, graphID, parent, tarSplit)
 	crashpoint.After("layers.Checksum")
 	return sum, err
 }
 
 func (s *layersSeam) Copy(ctx context.Context, graphID, parent, to, on string) error {
-	crashpoint.Before("layers.Copy")
+	if err := crashpoint.Before("layers.Copy"); err != nil {
+		return err
+	}
 	err := s.layers.Copy(ctx, graphID, parent, to, on)
 	crashpoint.After("layers.Copy")
 	return err
 }
 
 func (s *layersSeam) Register(graphID, parent string, c Checksum, tarSplit string) (Layer, error) {
-	crashpoint.Before("layers.Register")
+	if err := crashpoint.Before("layers.Register"); err != nil {
+		return nil, err
+	}
 	l, err := s.layers.Register(graphID, parent, c, tarSplit)
 	crashpoint.After("layers.Register")
 	return l, err

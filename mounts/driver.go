@@ -62,7 +62,9 @@ var errExited = errors.New("the driver ended its goroutine")
 
 func (a *actor) get(id string) (dir string, err error) {
 	defer recovered("graph driver's Get", id, func(panicked error) { err = panicked })
-	crashpoint.Before("driver.Get")
+	if err := crashpoint.Before("driver.Get"); err != nil {
+		return "", err
+	}
 	dir, err = a.driver.Get(id)
 	crashpoint.After("driver.Get")
 	return dir, err
@@ -70,7 +72,9 @@ func (a *actor) get(id string) (dir string, err error) {
 
 func (a *actor) put(id string) (_ string, err error) {
 	defer recovered("graph driver's Put", id, func(panicked error) { err = panicked })
-	crashpoint.Before("driver.Put")
+	if err := crashpoint.Before("driver.Put"); err != nil {
+		return "", err
+	}
 	err = a.driver.Put(id)
 	crashpoint.After("driver.Put")
 	return "", err

@@ -192,13 +192,20 @@ func (s *seamCheck) block(node ast.Node, between string) {
 	})
 }
 
-// point returns the name of the crash point that stmt is.
+// point returns the name of the crash point that stmt is, or that it has in front of an
+// if or an assignment, which look at its error.
 func (s *seamCheck) point(stmt ast.Stmt, which string) string {
-	e, ok := stmt.(*ast.ExprStmt)
-	if !ok {
-		return ""
+	if i, ok := stmt.(*ast.IfStmt); ok {
+		stmt = i.Init
 	}
-	call, ok := e.X.(*ast.CallExpr)
+	var e ast.Expr
+	switch stmt := stmt.(type) {
+	case *ast.ExprStmt:
+		e = stmt.X
+	case *ast.AssignStmt:
+		e = stmt.Rhs[0]
+	}
+	call, ok := e.(*ast.CallExpr)
 	if !ok || len(call.Args) != 1 {
 		return ""
 	}
