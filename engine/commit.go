@@ -120,7 +120,7 @@ func (m *commit) Handle(o *owner) {
 		kind:    snapshots.KindCommitted,
 		parent:  s.body.parent,
 		graphID: s.body.graphID,
-		removed: s.body.removed,
+		removal: s.body.removal,
 		kept:    s.body.kept,
 		created: now,
 		updated: now,

@@ -93,6 +93,68 @@ func TestAfterAFailedSyncReadsGoOn(t *testing.T) {
 	must(t, h.Prepare(t.Context(), "new", "a"))
 }
 
+// P9: a creation that fails, and whose undo fails as well, may be there after the next
+// start. Whoever asked for it is told so.
+func TestACreationThatCannotBeUndoneIsIndeterminate(t *testing.T) {
+	h := open(t)
+	h.driver.before = func(call, _ string) error {
+		if call != "Create" {
+			return nil
+		}
+		h.breakSync()
+		return errInjected
+	}
+	err := h.Prepare(t.Context(), "key", "")
+	if !errors.Is(err, errInjected) || !errors.Is(err, persist.ErrIndeterminate) || !errdefs.IsUnavailable(err) {
+		t.Errorf("prepare: %v", err)
+	}
+	if !h.absent("key") {
+		t.Error("what failed is served")
+	}
+	must(t, h.Close())
+	h.driver.calm()
+	h.reopen()
+	if h.absent("key") {
+		t.Error("the record was gone: this is not the case that the error is for")
+	}
+}
+
+// P9 and P5: where the removal of a snapshot may be on disk or not, nobody is told that
+// a lease keeps it, and who mounts it gets an answer.
+func TestWhatMayBeRemovedIsNotLentOrMounted(t *testing.T) {
+	h := open(t)
+	h.leases = newMemoryLeases()
+	must(t, h.Close())
+	h.opts = []Option{WithGrace(0)}
+	h.reopen()
+	l := Lease{Namespace: "ns", ID: "l"}
+	h.lease(l, "key")
+	must(t, h.Prepare(t.Context(), "key", ""))
+	m, err := h.Mounts(t.Context(), "key")
+	must(t, err)
+	must(t, h.db.Write(t.Context())) // or what waits for a batch to ride in is the first to fail
+	h.breakSync()
+	h.endLease(l)
+	eventually(t, "the removal fails", func() bool { return h.Err() != nil && h.keys.Load("key").doubtful })
+
+	if _, _, err := m.Mount(); !errdefs.IsUnavailable(err) {
+		t.Errorf("mount: %v", err)
+	}
+	err = h.AddLease(t.Context(), Lease{Namespace: "ns", ID: "m"}, "key", func() error {
+		t.Error("the lease manager was told")
+		return nil
+	})
+	if !errdefs.IsUnavailable(err) {
+		t.Errorf("add a lease: %v", err)
+	}
+	if h.absent("key") {
+		t.Error("it is not served any more")
+	}
+	must(t, h.Close())
+	h.reopen()
+	h.lease(Lease{Namespace: "ns", ID: "m"}, "key")
+}
+
 func relabel(h *harness, key string) error {
 	_, err := h.Update(h.t.Context(), snapshots.Info{Name: key, Labels: map[string]string{"l": "v"}}, "labels.l")
 	return err

@@ -13,6 +13,11 @@ func errNotFound(key string) error {
 	return fmt.Errorf("snapshot %q: %w", key, errdefs.ErrNotFound)
 }
 
+// errDoubtful is for what would be lost if the next start found the removal on disk.
+func errDoubtful(key string) error {
+	return fmt.Errorf("snapshot %q: it was being removed when the database failed, and only the next start tells whether it is: %w", key, errdefs.ErrUnavailable)
+}
+
 func errTaken(key string) error {
 	return fmt.Errorf("snapshot %q: %w", key, errdefs.ErrAlreadyExists)
 }

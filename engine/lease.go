@@ -44,8 +44,9 @@ type Leases interface {
 // manager; AddLease returns its error, and l then names key only if it did before. A
 // removal of key that was about to begin for want of a lease does not happen.
 //
-// Errors: ErrInvalidArgument for a key that cannot be, ErrUnavailable after Close
-// or where the database is, the cause of ctx, and that of durable.
+// Errors: ErrInvalidArgument for a key that cannot be, ErrUnavailable after Close,
+// where the database is, and where the removal of key is in doubt; the cause of ctx,
+// and that of durable.
 func (e *Engine) AddLease(ctx context.Context, l Lease, key string, durable func() error) error {
 	if err := checkKey("key", key); err != nil {
 		return err
@@ -125,6 +126,10 @@ type lend struct {
 
 func (m *lend) Handle(o *owner) {
 	s := *o.Value().plain()
+	if s.doubtful {
+		m.Fail(errDoubtful(o.Key()))
+		return
+	}
 	i, had := slices.BinarySearchFunc(s.leases, m.lease, Lease.compare)
 	if !had {
 		s.leases = slices.Insert(slices.Clone(s.leases), i, m.lease)

@@ -80,7 +80,7 @@ func (e *Engine) load(ctx context.Context, name string) error {
 		s.body.parent = parent // one copy of a name is enough
 		p.children++
 		if s.body.borrows {
-			s.body.graphID, s.body.removed = p.body.graphID, p.body.removed
+			s.body.graphID, s.body.removal = p.body.graphID, p.body.removal
 		}
 	}
 	return r.run()

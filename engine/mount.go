@@ -50,8 +50,8 @@ type Mountable struct {
 // the last has ended. Mount blocks while the driver mounts or unmounts the directory.
 // Releasing twice releases once.
 //
-// Errors: ErrNotFound where the snapshot is gone, ErrUnavailable after Close, the
-// driver's.
+// Errors: ErrNotFound where the snapshot is gone, ErrUnavailable after Close and where
+// its removal is in doubt, the driver's.
 func (m *Mountable) Mount() (_ []mount.Mount, release func() error, err error) {
 	return m.mount(m.body.kind != snapshots.KindView)
 }
@@ -77,13 +77,14 @@ func (m *Mountable) mount(writer bool) (_ []mount.Mount, release func() error, e
 		}
 	}()
 	h, err := e.mounts.Acquire(e.ctx, m.body.graphID, writer)
-	if removed := m.body.removed; removed != nil && removed.Load() {
+	if removed := m.body.removal.err(m.key); removed != nil {
 		// What was mounted, if anything, is a snapshot that came to bear the same
-		// graph ID afterwards. One that is held is not removed.
+		// graph ID afterwards, or what the next start may delete. One that is held is
+		// not removed.
 		if err == nil {
 			_ = h.Release()
 		}
-		return nil, nil, fmt.Errorf("mount: %w", errNotFound(m.key))
+		return nil, nil, fmt.Errorf("mount: %w", removed)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("mount %q: %w", m.key, err)

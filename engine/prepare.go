@@ -1,10 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -26,7 +26,8 @@ import (
 // ErrAlreadyExists where key is taken, ErrNotFound where the parent is not there,
 // ErrFailedPrecondition where it is not committed, ErrUnavailable after Close or
 // where the database is, the driver's, and the cause of ctx. After an error
-// nothing is left behind.
+// nothing is left behind; only where it wraps persist.ErrIndeterminate may the
+// snapshot be there after the next start.
 func (e *Engine) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) error {
 	if _, err := e.create(ctx, snapshots.KindActive, key, parent, opts); err != nil {
 		return fmt.Errorf("prepare %q: %w", abridged(key), err)
@@ -78,7 +79,7 @@ func (e *Engine) create(ctx context.Context, kind snapshots.Kind, key, parent st
 				e.unpin(parent)
 			}
 		}()
-		b.graphID, b.removed = p.graphID, p.removed // what a view mounts, and what the driver builds on
+		b.graphID, b.removal = p.graphID, p.removal // what a view mounts, and what the driver builds on
 	}
 	if kind == snapshots.KindView && parent != "" {
 		if e.lender(key) != nil {
@@ -100,7 +101,7 @@ func (e *Engine) create(ctx context.Context, kind snapshots.Kind, key, parent st
 		return nil, err
 	}
 	on := b.graphID
-	b.graphID, b.removed = e.takeGraphID(key), new(atomic.Bool)
+	b.graphID, b.removal = e.takeGraphID(key), new(removal)
 	recorded := false
 	defer func() {
 		if !kept && !recorded {
@@ -116,8 +117,11 @@ func (e *Engine) create(ctx context.Context, kind snapshots.Kind, key, parent st
 	}
 	recorded = true
 	defer func() {
-		if !kept {
-			e.abandon(key, b)
+		if kept {
+			return
+		}
+		if left := e.abandon(key, b); left != nil {
+			err = fmt.Errorf("%w (nor could it be undone: %w: %w)", err, left, persist.ErrIndeterminate)
 		}
 	}()
 	err = e.driverSlot(ctx, "Create", b.graphID, func() error {
@@ -160,15 +164,16 @@ func (e *Engine) answer(key string, b *birth) {
 // the record afterwards, so that a crash in between leaves a record that recovery
 // knows what to do with. Where the directory does not go it stays in the care of
 // the reaper, and the key is free. Where the database refuses all writes both stay:
-// what it has on disk of the snapshot may be that it is whole.
-func (e *Engine) abandon(key string, b *body) {
+// what it has on disk of the snapshot may be that it is whole. The error says that
+// the record is on disk still, and why.
+func (e *Engine) abandon(key string, b *body) error {
 	ctx := context.WithoutCancel(e.ctx)
 	removed := e.db.Err()
 	if removed == nil {
 		removed = protect("Remove", b.graphID, func() error { return e.driver.Remove(b.graphID) })
 	}
-	m := &abandoned{question: question[done]{e: e}, body: b, leftover: removed != nil}
-	_, err := actors.AskOwed(e.keys, key, m)
+	m := &abandoned{question: question[error]{e: e}, body: b, leftover: removed != nil}
+	late, err := actors.AskOwed(e.keys, key, m)
 	switch {
 	case err != nil:
 		// The record stays an intent; the graph ID stays taken with it.
@@ -179,6 +184,7 @@ func (e *Engine) abandon(key string, b *body) {
 	default:
 		e.graphIDs.Free(b.graphID)
 	}
+	return cmp.Or(err, late)
 }
 
 // initialLabels applies the options of Prepare, View and Commit.
@@ -268,9 +274,10 @@ func (m *created) Handle(o *owner) {
 	m.Answer(done{})
 }
 
-// abandoned ends a creation that came to nothing.
+// abandoned ends a creation that came to nothing. It answers why that is not on disk
+// yet, nil if it is.
 type abandoned struct {
-	question[done]
+	question[error]
 	body     *body
 	leftover bool // something of the directory may be left
 }
@@ -293,12 +300,13 @@ func (m *abandoned) Handle(o *owner) {
 		// Another creation has the key, and its record took the place of ours.
 		w = append(w, persist.Removing(m.body.graphID))
 	}
+	var late error
 	err := m.e.db.Write(context.WithoutCancel(m.e.ctx), w...)
 	if errors.Is(err, persist.ErrNoRoom) {
 		// Nobody was told of the snapshot, so the key need not wait until there is
 		// room. What a crash before that leaves is a snapshot without a lease.
 		m.e.db.Later(w...)
-		err = nil
+		err, late = nil, err
 	}
 	if ours {
 		if err == nil {
@@ -312,5 +320,5 @@ func (m *abandoned) Handle(o *owner) {
 		m.Fail(err)
 		return
 	}
-	m.Answer(done{})
+	m.Answer(late)
 }

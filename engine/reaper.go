@@ -205,7 +205,7 @@ func (e *Engine) removeUnwanted(ctx context.Context, l *listing, key string) (pa
 	s := e.keys.Load(key).plain()
 	b := s.standing()
 	switch {
-	case b == nil || !s.unwanted():
+	case b == nil || !s.unwanted() || s.doubtful:
 		return "", nil
 	case !s.before(l.clock):
 		e.reaper.consider(key)
@@ -238,11 +238,6 @@ func (e *Engine) removeUnwanted(ctx context.Context, l *listing, key string) (pa
 	switch {
 	case errors.Is(err, errRevoked):
 		return "", nil
-	case errors.Is(err, persist.ErrIndeterminate):
-		// It may be on disk that the directory is to go. It stays sealed, so that
-		// nothing that is written there now is lost then.
-		removed = true
-		return "", fmt.Errorf("remove %q: %w", key, err)
 	case err != nil:
 		return "", fmt.Errorf("remove %q: %w", key, err)
 	}
@@ -290,13 +285,22 @@ func (m *remove) Handle(o *owner) {
 	case m.body.owned():
 		w = persist.Remove(o.Key(), m.body.graphID)
 	}
-	if err := m.e.db.Write(context.WithoutCancel(m.e.ctx), w); err != nil {
+	gone := s.body
+	err := m.e.db.Write(context.WithoutCancel(m.e.ctx), w)
+	if errors.Is(err, persist.ErrIndeterminate) {
+		// A lease that came now, or what somebody writes into the directory, would be
+		// lost if the next start finds the removal on disk.
+		if s.doubtful = true; gone.owned() {
+			gone.removal.decision.Store(doubtful)
+		}
+		m.e.publish(o, s)
+	}
+	if err != nil {
 		m.Fail(err)
 		return
 	}
-	gone := s.body
 	if gone.owned() {
-		gone.removed.Store(true)
+		gone.removal.decision.Store(durable)
 	}
 	s.vanish()
 	m.e.publish(o, s)

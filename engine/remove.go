@@ -83,7 +83,7 @@ func (m *discard) Handle(o *owner) {
 	if b.owned() {
 		// Before anybody looks whether it is held: who mounts it from now on finds
 		// out and lets go.
-		b.removed.Store(true)
+		b.removal.decision.Store(durable)
 	}
 	s.vanish()
 	m.e.publish(o, s)

@@ -16,6 +16,7 @@ import (
 type state struct {
 	phase    phase
 	leased   bool  // a lease ended, or may have: the snapshot was loaded
+	doubtful bool  // nobody knows whether the disk has that it was removed
 	children int32 // snapshots that have this one as their parent
 	holds    int32 // mounts of this view; those of directories are in the table of mounts
 	adding   int32 // leases that are being added: the lease manager may not know them
@@ -54,12 +55,12 @@ type body struct {
 	labels  map[string]string
 	usage   snapshots.Usage // where measured
 
-	serial  uint64       // tells the snapshot from others that bear its key before and after
-	graphID string       // the directory; a view of a parent has that of the parent
-	removed *atomic.Bool // whether the directory is to go, or went, whatever bears the graph ID now; nil where it is a layer's
-	kept    *keeping     // the hold that ends with the snapshot, see Mountable.Keep
-	layer   Layer        // that it is or was exported as, with a reference; nil for none
-	chainID string       // that is recorded: of the layer, or of the one that it is about to become
+	serial  uint64   // tells the snapshot from others that bear its key before and after
+	graphID string   // the directory; a view of a parent has that of the parent
+	removal *removal // of the directory, whatever bears the graph ID now; nil where it is a layer's
+	kept    *keeping // the hold that ends with the snapshot, see Mountable.Keep
+	layer   Layer    // that it is or was exported as, with a reference; nil for none
+	chainID string   // that is recorded: of the layer, or of the one that it is about to become
 }
 
 // loaded is all that there is of a snapshot when it was loaded. A million of them
@@ -68,8 +69,31 @@ type body struct {
 type loaded struct {
 	state   state
 	body    body
-	removed atomic.Bool
+	removal removal
 	kept    keeping
+}
+
+// removal tells whether a directory is to go, or went.
+type removal struct{ decision atomic.Uint32 }
+
+const (
+	durable  = 1 + iota // it is to go
+	doubtful            // nobody knows whether the disk has that it is to go
+)
+
+// err returns why the directory of the snapshot key is not to be mounted, nil where it
+// may be.
+func (r *removal) err(key string) error {
+	if r == nil {
+		return nil
+	}
+	switch r.decision.Load() {
+	case durable:
+		return errNotFound(key)
+	case doubtful:
+		return errDoubtful(key)
+	}
+	return nil
 }
 
 // flip makes a Commit visible under both of its keys at one instant. The states
@@ -235,7 +259,7 @@ func fromRecord(r persist.Record) *state {
 	b := &l.body
 	l.state.body, b.kept = b, &l.kept
 	if b.owned() {
-		b.removed = &l.removed
+		b.removal = &l.removal
 	}
 	if b.measured {
 		b.usage = snapshots.Usage{Size: r.Size, Inodes: r.Inodes}

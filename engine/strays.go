@@ -2,7 +2,6 @@ package engine
 
 import (
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -61,7 +60,7 @@ func (r *recovery) claim(graphID string) bool {
 func (r *recovery) lose(key string, b *body) {
 	b.serial, b.adrift, b.kept = r.e.clock.Add(1), true, new(keeping)
 	if b.owned() {
-		b.removed = new(atomic.Bool)
+		b.removal = new(removal)
 	}
 	r.e.keys.Seed(key, &state{phase: lost, body: b, leased: true})
 	r.keys = append(r.keys, key)
