@@ -169,10 +169,11 @@ bench-wide: setup-test $(BUILDCTL) .build/buildkitd-v0.25.2
 .PHONY: stress
 STRESS := .build/stress
 stress:
-	go build -race -o $(STRESS) ./stress
+	go build -race -tags crashpoints -o $(STRESS) ./stress
 	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 300000
 	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 200000 -restart 5s -checkpoint 10s \
-		-fault-error 0.01 -fault-panic 0.005 -fault-delay 0.05 -fault-cancel 0.02
+		-fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,database.error=0.001,database.panic=0.001,database.full=0.005,database.delay=0.05,cancel=0.02
 	.ci/with-scratch $(STRESS) -workload four-keys -clients 64 -ops 700000
 	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 20000
-	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 10000 -restart 5s -fault-cancel 0.05
+	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 10000 -restart 5s \
+		-fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,layers.error=0.01,layers.panic=0.005,database.error=0.001,database.panic=0.001,database.full=0.005,database.delay=0.05,cancel=0.05

@@ -7,8 +7,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"strings"
-	"time"
 
+	"github.com/graphsnap/graphsnap/actors/crashpoint"
 	"github.com/graphsnap/graphsnap/stress/faults"
 	"github.com/graphsnap/graphsnap/stress/run"
 	"github.com/graphsnap/graphsnap/stress/workload"
@@ -24,9 +24,7 @@ type settings struct {
 	workload string
 	weights  string
 	keys     string
-	rates    faults.Rates
-	sweep    sweep
-	rounds   int
+	faults   string
 	debug    bool
 }
 
@@ -46,13 +44,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.BoolVar(&s.run.Check, "check", true, "check every history, and the target at checkpoints")
 	f.DurationVar(&s.run.Checkpoint, "checkpoint", 0, "how often the target is looked at; 0: at the end")
 	f.DurationVar(&s.run.Restart, "restart", 0, "how often the target is restarted; 0: never")
-	f.Float64Var(&s.rates.Error, "fault-error", 0, "probability that a call of the driver fails (driver null)")
-	f.Float64Var(&s.rates.Panic, "fault-panic", 0, "probability that it panics (driver null)")
-	f.Float64Var(&s.rates.Delay, "fault-delay", 0, "probability that it takes long (driver null)")
-	f.Float64Var(&s.rates.Cancel, "fault-cancel", 0, "probability that the context of a call ends early")
-	f.DurationVar(&s.rates.Longest, "fault-longest", 5*time.Millisecond, "the longest delay")
-	f.Var(&s.sweep, "sweep", "run with each of the values of an engine option, `OPTION=VALUE,VALUE`; with all combinations where it is repeated.\nHistories are not checked then, unless -check is given")
-	f.IntVar(&s.rounds, "rounds", 0, "how often each point of a sweep is run; 0: 3 times, or once without a sweep")
+	f.StringVar(&s.faults, "fault", "", "`list` of faults with their probabilities, such as driver.error=0.01,cancel=0.05,longest=5ms: "+strings.Join(faults.Names(), ", "))
 	f.StringVar(&s.json, "json", "", "write the result as JSON to `file`")
 	f.StringVar(&s.run.Pictures, "pictures", "", "`directory` for drawings of violations; a temporary one where there are any")
 	f.StringVar(&s.root, "root", "", "`directory` for everything on disk, emptied afterwards; a temporary one")
@@ -68,13 +60,11 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: %w", f.Arg(0), errUsage)
 	}
-	checkGiven := false
-	f.Visit(func(given *flag.Flag) { checkGiven = checkGiven || given.Name == "check" })
-	return s, s.complete(checkGiven)
+	return s, s.complete()
 }
 
-// complete checks what flags alone do not, and fills in what was not given.
-func (s *settings) complete(checkGiven bool) (err error) {
+// complete checks what flags alone do not.
+func (s *settings) complete() (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%w: %w", err, errUsage)
@@ -93,10 +83,9 @@ func (s *settings) complete(checkGiven bool) (err error) {
 			return err
 		}
 	}
-	for name, p := range map[string]float64{"-fault-error": s.rates.Error, "-fault-panic": s.rates.Panic, "-fault-delay": s.rates.Delay, "-fault-cancel": s.rates.Cancel} {
-		if p < 0 || p > 1 {
-			return fmt.Errorf("%s is a probability, from 0 to 1", name)
-		}
+	rates, err := faults.Parse(s.faults)
+	if err != nil {
+		return err
 	}
 	if s.target == "" {
 		if s.target = "buildkit"; s.driver == "null" {
@@ -104,8 +93,6 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		}
 	}
 	switch {
-	case s.rounds < 0:
-		return errors.New("-rounds is at least 1")
 	case s.run.Clients < 1:
 		return errors.New("-clients is at least 1")
 	case s.driver != "null" && s.driver != "vfs" && s.driver != "overlay2" && s.driver != "btrfs":
@@ -116,8 +103,8 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		return fmt.Errorf("the target engine has the driver null only")
 	case s.target == "buildkit" && s.driver == "null" && s.run.Restart > 0:
 		return errors.New("the directories of the driver null do not outlive a restart of the target buildkit")
-	case s.target == "buildkit" && s.rates.Error+s.rates.Panic+s.rates.Delay > 0:
-		return errors.New("faults of the driver are for the target engine")
+	case !crashpoint.Enabled && rates.Hooked(s.target != "engine"):
+		return errors.New("a build with -tags crashpoints has faults of the database, and of what is not in memory")
 	}
 	if s.run.Duration <= 0 && s.run.Operations == 0 {
 		s.run.Operations = 100_000
@@ -125,13 +112,9 @@ func (s *settings) complete(checkGiven bool) (err error) {
 	for s.run.Seed == 0 {
 		s.run.Seed = rand.Uint64()
 	}
-	if !checkGiven {
-		s.run.Check = len(s.sweep) == 0 // it takes a good deal of the machine
-	}
-	if s.rounds == 0 {
-		if s.rounds = 1; len(s.sweep) > 0 {
-			s.rounds = 3
-		}
+	s.run.Faults = faults.New(rates, s.run.Seed)
+	if rates.Hooked(s.target != "engine") {
+		s.run.Faults.Hook(s.target != "engine")
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ type History struct {
 
 	mu         sync.Mutex
 	operations []Operation
+	open       []Operation // nobody knows whether they happened, or will
 }
 
 // Add records operations.
@@ -42,6 +43,25 @@ func (h *History) Add(o ...Operation) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.operations = append(h.operations, o...)
+}
+
+// Suspend records operations that ended and may have happened, or still will: what is
+// on disk of them shows when the target is opened again.
+func (h *History) Suspend(o ...Operation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open = append(h.open, o...)
+}
+
+// Settle says that the suspended operations have happened by the tick, or never will.
+func (h *History) Settle(tick int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, o := range h.open {
+		o.Return = tick
+		h.operations = append(h.operations, o)
+	}
+	h.open = nil
 }
 
 // Operations returns what was recorded, by the time of the call.

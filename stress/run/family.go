@@ -80,11 +80,20 @@ func (f *family) newLease(ctx context.Context) (int8, bool) {
 	if l == model.MaxLeases-1 { // one is kept for the end
 		return 0, false
 	}
-	if f.r.target.CreateLease(ctx, f.lease(int8(l))) != nil {
+	if !f.createLease(ctx, int8(l)) {
 		return 0, false
 	}
 	f.leases.Store(l + 1) // not before: another client may end it
 	return int8(l), true
+}
+
+func (f *family) createLease(ctx context.Context, l int8) bool {
+	if f.r.enter(ctx) != nil {
+		return false
+	}
+	defer f.r.leave()
+	err := f.r.target.CreateLease(ctx, f.lease(l))
+	return err == nil || errdefs.IsAlreadyExists(err) // which it did before the target died
 }
 
 // someLease is one that there is, or was.
@@ -136,17 +145,28 @@ func (c *client) call(ctx context.Context, in model.Input, do func(context.Conte
 	out.Class = c.classify(in, err)
 	end(out.Class.String(), out.Class == model.Failed || out.Class == model.Unknown)
 	if c.r.config.Check {
-		c.history.Add(history.Operation{Client: c.number % c.w.Group, Input: in, Output: out, Call: began, Return: over})
+		o := history.Operation{Client: c.number % c.w.Group, Input: in, Output: out, Call: began, Return: over}
+		if out.Class == model.Unknown {
+			o.Client += 2 * c.w.Group // it may go on beside the client's next
+			c.history.Suspend(o)
+		} else {
+			c.history.Add(o)
+		}
 	}
 	return out, err
 }
 
 // classify maps an error. One that nothing explains is a violation itself.
 func (c *client) classify(in model.Input, err error) model.Class {
+	if errdefs.IsUnavailable(err) && c.r.config.Faults.Database.Any() {
+		c.r.refused()
+	}
 	switch {
 	case err == nil:
 		return model.OK
-	case errors.Is(err, persist.ErrIndeterminate):
+	case errors.Is(err, persist.ErrIndeterminate) && c.r.config.Faults.Database.Any():
+		return model.Unknown
+	case errors.Is(err, target.ErrDied) && c.r.config.Kill > 0:
 		return model.Unknown
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, faults.ErrInjected), errdefs.IsInternal(err):
 		if !c.r.config.Faults.Any() {
@@ -334,9 +354,9 @@ func (c *client) step(ctx context.Context) {
 			return o, t.RemoveLease(ctx, c.lease(in.Lease), c.key(in.Key))
 		})
 	case "end-lease":
-		c.endLease(ctx, c.someLease(c.Chooser), false)
+		_ = c.endLease(ctx, c.someLease(c.Chooser), false)
 	case "expire":
-		c.endLease(ctx, c.someLease(c.Chooser), true)
+		_ = c.endLease(ctx, c.someLease(c.Chooser), true)
 	case "remove":
 		in.Kind, in.Key = model.Remove, c.Key()
 		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
@@ -345,18 +365,19 @@ func (c *client) step(ctx context.Context) {
 	}
 }
 
-func (c *client) endLease(ctx context.Context, l int8, expire bool) {
+func (c *client) endLease(ctx context.Context, l int8, expire bool) error {
 	if l == model.None {
-		return
+		return nil
 	}
 	in := model.Input{Kind: model.EndLease, Key: model.None, On: model.None, Lease: l, Handle: model.None}
-	c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+	_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
 		err = c.r.target.EndLease(ctx, c.lease(l), expire)
 		if errdefs.IsNotFound(err) {
 			err = nil // it ended before
 		}
 		return o, err
 	})
+	return err
 }
 
 // free returns a handle with nothing mounted, nil for none.
@@ -486,22 +507,27 @@ func (c *client) letGo(ctx context.Context) {
 func (f *family) end(ctx context.Context, c *client) {
 	last := int8(model.MaxLeases - 1)
 	leased := f.r.target.Traits().Leased
-	if leased && f.r.target.CreateLease(ctx, f.lease(last)) != nil {
-		return
+	if leased {
+		again(func() bool { return f.createLease(ctx, last) })
 	}
 	for k := range int8(f.w.Family) {
-		for range 100 { // faults may make it fail
-			if !leased || c.addLease(ctx, last, k) == nil {
-				break
-			}
-		}
+		again(func() bool { return !leased || c.addLease(ctx, last, k) == nil })
 		c.stat(ctx, k)
 	}
 	if leased {
 		for l := range int8(f.leases.Load()) {
-			c.endLease(ctx, l, false)
+			again(func() bool { return c.endLease(ctx, l, false) == nil })
 		}
-		c.endLease(ctx, last, false)
+		again(func() bool { return c.endLease(ctx, last, false) == nil })
+	}
+}
+
+// again calls f until it succeeds, or a number of times: faults may make it fail.
+func again(f func() bool) {
+	for range 100 {
+		if f() {
+			return
+		}
 	}
 }
 

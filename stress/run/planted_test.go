@@ -59,7 +59,7 @@ func TestPlantedRun(t *testing.T) {
 	}
 	r := onNull(t, Config{
 		Workload: w, Clients: 16, Duration: plantedLimit, Seed: 2, Checkpoint: 5 * time.Second,
-		Faults: faults.New(faults.Rates{Delay: 0.1, Cancel: 0.2, Longest: 300 * time.Microsecond}, 2),
+		Faults: faults.New(faults.Rates{Driver: faults.Calls{Delay: 0.1}, Cancel: 0.2, Longest: 300 * time.Microsecond}, 2),
 	})
 	for _, v := range r.Verdict.Violations {
 		t.Logf("FOUND after %v: %s", v.After, v.Message)

@@ -59,8 +59,8 @@ func replay(t *testing.T, root string, seed uint64) uint64 {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	injector := faults.New(faults.Rates{Error: 0.05, Panic: 0.02, Delay: 0.9, Cancel: 0.1, Longest: 20 * time.Millisecond}, seed)
-	e, err := target.OpenEngine(ctx, target.NewNull(seed%2 == 1, injector.Before), dir, engine.WithGrace(time.Second), engine.WithLeaseSweep(time.Second))
+	injector := faults.New(faults.Rates{Driver: faults.Calls{Error: 0.05, Panic: 0.02, Delay: 0.9}, Cancel: 0.1, Longest: 20 * time.Millisecond}, seed)
+	e, err := target.OpenEngine(ctx, target.NewNull(seed%2 == 1, injector.Driver), dir, engine.WithGrace(time.Second), engine.WithLeaseSweep(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

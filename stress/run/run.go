@@ -16,7 +16,6 @@ import (
 	"github.com/graphsnap/graphsnap/stress/faults"
 	"github.com/graphsnap/graphsnap/stress/history"
 	"github.com/graphsnap/graphsnap/stress/metrics"
-	"github.com/graphsnap/graphsnap/stress/model"
 	"github.com/graphsnap/graphsnap/stress/target"
 	"github.com/graphsnap/graphsnap/stress/workload"
 )
@@ -37,9 +36,15 @@ type Config struct {
 	// Checkpoint is the time between two looks at the target. Not positive: only at
 	// the end.
 	Checkpoint time.Duration
-	// Restart is the time between two restarts. Not positive: none.
+	// Restart is the time between two restarts, between the calls of clients. Not
+	// positive: none.
 	Restart time.Duration
-	// Faults that the target's driver injects, and cancelled contexts. Nil: none.
+	// Kill is the longest time between two kills, in the middle of calls, of a target
+	// that can be killed. Not positive: none.
+	Kill time.Duration
+	// Faults are those that somebody injects into what the target stands on, and
+	// cancelled contexts. Nil: none. After those of the database the target is
+	// restarted.
 	Faults *faults.Injector
 	// Rough says that calls may be refused with ErrUnavailable, since the disk is
 	// full at times or the target restarts.
@@ -71,6 +76,7 @@ type runner struct {
 	clock    history.Clock
 	gate     *semaphore.Weighted // calls hold 1, a restart or a look all
 	round    atomic.Uint64       // restarts
+	refusals chan struct{}       // the target refuses changes until it is opened again
 	families atomic.Uint64       // that were begun
 	stop     context.CancelFunc
 
@@ -87,12 +93,13 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	if c.Faults == nil {
 		c.Faults = faults.New(faults.Rates{}, 0)
 	}
-	c.Rough = c.Rough || c.Restart > 0
+	c.Rough = c.Rough || c.Restart > 0 || c.Kill > 0
 	c.Clients = max(1, c.Clients)
 	c.Workload.Group = min(c.Workload.Group, c.Clients)
 	r := &runner{
 		config: c, target: t, recorder: metrics.NewRecorder(c.Clients),
 		gate: semaphore.NewWeighted(everybody), open: map[*family]bool{}, began: time.Now(),
+		refusals: make(chan struct{}, 1),
 	}
 	ctx, r.stop = context.WithCancel(ctx)
 	defer r.stop()
@@ -105,11 +112,14 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	// cut off is checked all the same.
 	beside, endBeside := context.WithCancel(context.WithoutCancel(ctx))
 	var besides sync.WaitGroup
-	measured, endMeasured := context.WithCancel(beside)
-	every(measured, &besides, max(c.Interval, 0), time.Second, r.sample)
+	every(beside, &besides, max(c.Interval, 0), time.Second, r.sample)
 	if c.Restart > 0 {
 		every(beside, &besides, c.Restart, 0, func() { r.restart(beside) })
 	}
+	if c.Kill > 0 {
+		besides.Go(func() { r.kills(beside) })
+	}
+	besides.Go(func() { r.mend(beside) })
 	if c.Checkpoint > 0 {
 		every(beside, &besides, c.Checkpoint, 0, func() { r.look(beside) })
 	}
@@ -127,19 +137,17 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 		groups.Go(func() error { r.group(ctx, g, finished); return nil })
 	}
 	_ = groups.Wait()
-	elapsed := time.Since(r.began)
-	endMeasured()
-	r.sample()
 	close(finished)
 	checks.Wait()
 	endBeside()
 	besides.Wait()
 	r.look(context.WithoutCancel(ctx))
+	r.sample()
 
 	traits := t.Traits()
 	result := &metrics.Result{
 		Target: traits.Name, Driver: traits.Driver, Workload: c.Workload.Name, Seed: c.Seed, Clients: c.Clients,
-		Elapsed: elapsed, Faults: c.Faults.Counts(), Restarts: int(r.round.Load()),
+		Faults: c.Faults.Counts(), Restarts: int(r.round.Load()),
 	}
 	r.recorder.Fill(result)
 	if d, ok := t.(target.Counting); ok {
@@ -217,6 +225,7 @@ func (r *runner) group(ctx context.Context, number int, finished chan<- *history
 		}
 		g.Wait()
 		f.end(calls, clients[0])
+		f.history.Settle(history.Forever)
 		r.mu.Lock()
 		delete(r.open, f)
 		r.mu.Unlock()
@@ -272,6 +281,9 @@ func (r *runner) look(ctx context.Context) {
 	defer r.gate.Release(everybody)
 	before := r.config.Faults.Calm(true)
 	defer r.config.Faults.Calm(before)
+	if r.config.Faults.Database.Any() {
+		r.reopen(ctx) // perhaps nobody was told yet that changes are refused
+	}
 	wrong := t.Audit(ctx)
 	if ctx.Err() != nil {
 		return
@@ -281,29 +293,6 @@ func (r *runner) look(ctx context.Context) {
 	r.mu.Unlock()
 	for _, message := range wrong {
 		r.violation("", message, nil, "")
-	}
-}
-
-// restart closes the target and opens it again, between the calls of all families
-// that are open.
-func (r *runner) restart(ctx context.Context) {
-	if r.gate.Acquire(ctx, everybody) != nil {
-		return
-	}
-	defer r.gate.Release(everybody)
-	before := r.config.Faults.Calm(true)
-	defer r.config.Faults.Calm(before)
-	began := r.clock.Now()
-	if err := r.target.Restart(context.WithoutCancel(ctx)); err != nil {
-		r.violation("", fmt.Sprintf("restart: %v", err), nil, "")
-		return
-	}
-	r.round.Add(1)
-	over := r.clock.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for f := range r.open {
-		f.history.Add(history.Operation{Client: 0, Input: model.Input{Kind: model.Restart, Key: model.None, Lease: model.None, Handle: model.None}, Call: began, Return: over})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 	"go.uber.org/goleak"
 
+	"github.com/graphsnap/graphsnap/actors/crashpoint"
 	"github.com/graphsnap/graphsnap/stress/faults"
 	"github.com/graphsnap/graphsnap/stress/metrics"
 	"github.com/graphsnap/graphsnap/stress/target"
@@ -27,22 +28,22 @@ func TestMain(m *testing.M) {
 func onNull(t *testing.T, c Config) *metrics.Result {
 	t.Helper()
 	ctx := context.Background()
-	var before func(call, id string) error
-	if c.Faults != nil {
-		before = c.Faults.Before
+	if c.Faults == nil {
+		c.Faults = faults.New(faults.Rates{}, 0)
 	}
-	e, err := target.OpenEngine(ctx, target.NewNull(c.Seed%2 == 1, before), t.TempDir())
+	c.Faults.Hook(false)
+	c.Faults.Calm(true)
+	e, err := target.OpenEngine(ctx, target.NewNull(c.Seed%2 == 1, c.Faults.Driver), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Faults.Calm(false)
 	if os.Getenv(plantedMarker) != "" {
 		e.Patience = 3 * time.Second // no call of the driver fails there
 	}
 	c.Check = true
 	r := Run(ctx, e, c)
-	if c.Faults != nil {
-		c.Faults.Calm(true)
-	}
+	c.Faults.Calm(true)
 	if err := e.Close(); err != nil {
 		t.Error(err)
 	}
@@ -67,13 +68,21 @@ func report(t *testing.T, r *metrics.Result) {
 	t.Logf("%d operations in %v, %d histories, checked in %v, %d restarts, faults %v", r.Total(), r.Elapsed.Round(time.Millisecond), r.Verdict.Histories, r.Verdict.Checking.Round(time.Millisecond), r.Restarts, r.Faults)
 }
 
+// ofTheDatabase are faults of the database, in a build that has crash points.
+func ofTheDatabase() faults.Calls {
+	if !crashpoint.Enabled {
+		return faults.Calls{}
+	}
+	return faults.Calls{Error: 0.01, Panic: 0.01, Full: 0.03, Delay: 0.1}
+}
+
 func TestEveryWorkloadIsLinearizable(t *testing.T) {
 	for i, name := range workload.Names() {
 		for kind, c := range map[string]Config{
 			"healthy": {},
 			"faulty": {
 				Restart: 200 * time.Millisecond, Checkpoint: 300 * time.Millisecond,
-				Faults: faults.New(faults.Rates{Error: 0.03, Panic: 0.01, Delay: 0.2, Cancel: 0.05, Longest: time.Millisecond}, uint64(i)),
+				Faults: faults.New(faults.Rates{Driver: faults.Calls{Error: 0.03, Panic: 0.01, Delay: 0.2}, Database: ofTheDatabase(), Cancel: 0.05, Longest: time.Millisecond}, uint64(i)),
 			},
 		} {
 			t.Run(fmt.Sprintf("%s/%s", name, kind), func(t *testing.T) {

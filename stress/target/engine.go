@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,8 +39,11 @@ func OpenEngine(ctx context.Context, driver *Null, root string, options ...engin
 	return t, t.open(ctx)
 }
 
-func (t *Engine) open(ctx context.Context) (err error) {
-	t.engine, err = engine.Open(ctx, engine.Config{Driver: t.driver, Root: t.root, Name: "stress", Leases: t.leases}, t.options...)
+func (t *Engine) open(ctx context.Context) error {
+	e, err := engine.Open(ctx, engine.Config{Driver: t.driver, Root: t.root, Name: "stress", Leases: t.leases}, t.options...)
+	if err == nil {
+		t.engine = e
+	}
 	return err
 }
 
@@ -137,10 +141,7 @@ func (t *Engine) EndLease(_ context.Context, lease string, expire bool) error {
 
 // Restart implements Target.
 func (t *Engine) Restart(ctx context.Context) error {
-	if err := t.engine.Close(); err != nil {
-		return err
-	}
-	return t.open(ctx)
+	return errors.Join(t.engine.Close(), t.open(ctx))
 }
 
 // Close implements Target.

@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"errors"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -32,7 +33,8 @@ type Target interface {
 	// manager's back, as garbage collection does it.
 	EndLease(ctx context.Context, lease string, expire bool) error
 
-	// Restart closes the snapshotter and opens it again on what is on disk.
+	// Restart closes the snapshotter and opens it again on what is on disk. Where
+	// that fails it may be called again.
 	Restart(ctx context.Context) error
 	Close() error
 	Traits() Traits
@@ -68,6 +70,17 @@ type Audited interface {
 	// AuditClosed is called after Close.
 	AuditClosed(ctx context.Context) []string
 }
+
+// Mortal is a target that can be killed.
+type Mortal interface {
+	// Kill ends the target's process at once, beside calls, which answer ErrDied, as
+	// do those that come until Restart has started another one.
+	Kill() error
+}
+
+// ErrDied is wrapped, beside ErrUnavailable, by the error of a call in the middle of
+// which the target died. What was asked may have happened.
+var ErrDied = errors.New("the target died")
 
 // Counting is a target whose driver counts calls.
 type Counting interface {
