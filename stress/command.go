@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/log"
 
-	"github.com/graphsnap/graphsnap/stress/faces"
 	"github.com/graphsnap/graphsnap/stress/metrics"
 	"github.com/graphsnap/graphsnap/stress/run"
 	"github.com/graphsnap/graphsnap/stress/target"
@@ -74,13 +72,6 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("%d histories took too long to check", v.Undecided)
 	}
 	return nil
-}
-
-func (s *settings) open(ctx context.Context, root string) (target.Target, error) {
-	if s.target == "engine" {
-		return target.OpenEngine(ctx, target.NewNull(false, s.run.Faults.Driver), root)
-	}
-	return faces.OpenBuildKit(ctx, s.driver, filepath.Join(root, "buildkit"))
 }
 
 // after looks at what a target has left when it is closed.

@@ -44,6 +44,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.BoolVar(&s.run.Check, "check", true, "check every history, and the target at checkpoints")
 	f.DurationVar(&s.run.Checkpoint, "checkpoint", 0, "how often the target is looked at; 0: at the end")
 	f.DurationVar(&s.run.Restart, "restart", 0, "how often the target is restarted; 0: never")
+	f.DurationVar(&s.run.Kill, "kill", 0, "longest time between two kills of the target, which has a process of its own then; 0: none")
 	f.StringVar(&s.faults, "fault", "", "`list` of faults with their probabilities, such as driver.error=0.01,cancel=0.05,longest=5ms: "+strings.Join(faults.Names(), ", "))
 	f.StringVar(&s.json, "json", "", "write the result as JSON to `file`")
 	f.StringVar(&s.run.Pictures, "pictures", "", "`directory` for drawings of violations; a temporary one where there are any")
@@ -101,7 +102,7 @@ func (s *settings) complete() (err error) {
 		return fmt.Errorf("no target %q, there are engine and buildkit", s.target)
 	case s.target == "engine" && s.driver != "null":
 		return fmt.Errorf("the target engine has the driver null only")
-	case s.target == "buildkit" && s.driver == "null" && s.run.Restart > 0:
+	case s.target == "buildkit" && s.driver == "null" && s.run.Restart+s.run.Kill > 0:
 		return errors.New("the directories of the driver null do not outlive a restart of the target buildkit")
 	case !crashpoint.Enabled && rates.Hooked(s.target != "engine"):
 		return errors.New("a build with -tags crashpoints has faults of the database, and of what is not in memory")
@@ -113,8 +114,5 @@ func (s *settings) complete() (err error) {
 		s.run.Seed = rand.Uint64()
 	}
 	s.run.Faults = faults.New(rates, s.run.Seed)
-	if rates.Hooked(s.target != "engine") {
-		s.run.Faults.Hook(s.target != "engine")
-	}
 	return nil
 }

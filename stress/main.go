@@ -9,12 +9,17 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/moby/sys/reexec"
 )
 
 // errUsage is wrapped by what is wrong with the command line or with the machine.
 var errUsage = errors.New("usage")
 
 func main() {
+	if reexec.Init() { // in the process of a target
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := command(ctx, os.Args[1:], os.Stdout)
 	stop()

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/graphsnap/graphsnap/actors/crashpoint"
 	"github.com/graphsnap/graphsnap/stress/metrics"
 )
 
@@ -40,7 +41,11 @@ func table(out io.Writer, r *metrics.Result, args []string) {
 	if shortest.Picture != "" {
 		fmt.Fprintf(out, "picture: %s\n", shortest.Picture)
 	}
-	fmt.Fprintf(out, "again: go run -race ./stress %s -seed %d\n", strings.Join(args, " "), r.Seed)
+	tags := ""
+	if crashpoint.Enabled {
+		tags = "-tags crashpoints "
+	}
+	fmt.Fprintf(out, "again: go run -race %s./stress %s -seed %d\n", tags, strings.Join(args, " "), r.Seed)
 }
 
 func errorCounts(errors map[string]uint64) string {

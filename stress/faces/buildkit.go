@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	_ "github.com/docker/docker/daemon/graphdriver/btrfs" // empty without a C compiler
 	_ "github.com/docker/docker/daemon/graphdriver/vfs"   // by its name
 
@@ -33,7 +34,10 @@ func OpenBuildKit(ctx context.Context, driver, root string, options ...engine.Op
 		return nil, err
 	}
 	// Where a start finds no lease at all it keeps everything.
-	return t, t.CreateLease(ctx, "anchor")
+	if err := t.CreateLease(ctx, "anchor"); err != nil && !errdefs.IsAlreadyExists(err) {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (t *BuildKit) open(ctx context.Context) error {

@@ -41,6 +41,9 @@ func New(r Rates, seed uint64) *Injector {
 // Calm stops or resumes injecting, and answers what it was.
 func (i *Injector) Calm(calm bool) bool { return i.calm.Swap(calm) }
 
+// Calmed tells whether Calm stopped it.
+func (i *Injector) Calmed() bool { return i.calm.Load() }
+
 // Counts returns what was injected, by kind.
 func (i *Injector) Counts() map[string]uint64 {
 	i.mu.Lock()

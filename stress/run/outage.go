@@ -34,6 +34,7 @@ func (r *runner) reopen(ctx context.Context) {
 	case <-r.refusals: // it was made good
 	default:
 	}
+	r.dead.Store(false)
 	r.round.Add(1)
 	over := r.clock.Now()
 	r.mu.Lock()
@@ -76,7 +77,13 @@ func (r *runner) kills(ctx context.Context) {
 			return
 		case <-time.After(time.Duration(moments.Int64N(int64(r.config.Kill)))):
 		}
-		if err := t.Kill(); err != nil {
+		if r.enter(ctx) != nil { // beside calls, not beside a restart or a look
+			return
+		}
+		r.dead.Store(true)
+		err := t.Kill()
+		r.leave()
+		if err != nil {
 			r.violation("", fmt.Sprintf("kill: %v", err), nil, "")
 			return
 		}

@@ -76,6 +76,7 @@ type runner struct {
 	clock    history.Clock
 	gate     *semaphore.Weighted // calls hold 1, a restart or a look all
 	round    atomic.Uint64       // restarts
+	dead     atomic.Bool         // killed, and not restarted yet
 	refusals chan struct{}       // the target refuses changes until it is opened again
 	families atomic.Uint64       // that were begun
 	stop     context.CancelFunc
@@ -281,7 +282,7 @@ func (r *runner) look(ctx context.Context) {
 	defer r.gate.Release(everybody)
 	before := r.config.Faults.Calm(true)
 	defer r.config.Faults.Calm(before)
-	if r.config.Faults.Database.Any() {
+	if r.dead.Load() || r.config.Faults.Database.Any() {
 		r.reopen(ctx) // perhaps nobody was told yet that changes are refused
 	}
 	wrong := t.Audit(ctx)

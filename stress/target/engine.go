@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -28,15 +29,36 @@ type Engine struct {
 
 // OpenEngine opens the engine on driver with its database in root.
 func OpenEngine(ctx context.Context, driver *Null, root string, options ...engine.Option) (*Engine, error) {
-	t := &Engine{
+	t := newEngine(driver, root, options)
+	return t, t.begin(ctx)
+}
+
+// OpenPersistent is OpenEngine with leases and directories that outlive the process, as
+// what it writes in root tells.
+func OpenPersistent(ctx context.Context, driver *Null, root string, options ...engine.Option) (*Engine, error) {
+	t := newEngine(driver, root, options)
+	if err := errors.Join(driver.persist(filepath.Join(root, "directories")), t.leases.persist(filepath.Join(root, "leases"))); err != nil {
+		return nil, err
+	}
+	return t, t.begin(ctx)
+}
+
+func newEngine(driver *Null, root string, options []engine.Option) *Engine {
+	return &Engine{
 		Patience: 2 * time.Minute,
 		driver:   driver, leases: &memoryLeases{held: map[string]map[string]bool{}}, root: root,
 		// Snapshots without a lease go fast, so that removal runs beside everything else.
 		options: append([]engine.Option{engine.WithGrace(50 * time.Millisecond), engine.WithLeaseSweep(200 * time.Millisecond)}, options...),
 	}
+}
+
+// begin is the first open.
+func (t *Engine) begin(ctx context.Context) error {
 	// Where a start finds no lease at all it keeps everything.
-	t.leases.create("anchor")
-	return t, t.open(ctx)
+	if err := t.CreateLease(ctx, "anchor"); err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	return t.open(ctx)
 }
 
 func (t *Engine) open(ctx context.Context) error {
@@ -111,8 +133,7 @@ func (t *Engine) Remove(context.Context, string) error {
 
 // CreateLease implements Target.
 func (t *Engine) CreateLease(_ context.Context, lease string) error {
-	t.leases.create(lease)
-	return nil
+	return t.leases.create(lease)
 }
 
 // AddLease implements Target.
@@ -132,7 +153,9 @@ func (t *Engine) RemoveLease(_ context.Context, lease, key string) error {
 
 // EndLease implements Target.
 func (t *Engine) EndLease(_ context.Context, lease string, expire bool) error {
-	t.leases.drop(lease)
+	if err := t.leases.drop(lease); err != nil {
+		return err
+	}
 	if !expire {
 		t.engine.EndLease(engine.Lease{Namespace: namespace, ID: lease})
 	}

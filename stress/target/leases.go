@@ -16,14 +16,20 @@ const namespace = "stress"
 // memoryLeases is a lease manager in memory. It outlives the engine, as one with a
 // database does.
 type memoryLeases struct {
+	journal *journal
+
 	mu   sync.Mutex
 	held map[string]map[string]bool
 }
 
-func (m *memoryLeases) create(id string) {
+func (m *memoryLeases) create(id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.held[id] != nil {
+		return fmt.Errorf("lease %q: %w", id, errdefs.ErrAlreadyExists)
+	}
 	m.held[id] = map[string]bool{}
+	return m.journal.add("create", id)
 }
 
 func (m *memoryLeases) add(id, key string) error {
@@ -33,7 +39,7 @@ func (m *memoryLeases) add(id, key string) error {
 		return fmt.Errorf("lease %q: %w", id, errdefs.ErrNotFound)
 	}
 	m.held[id][key] = true
-	return nil
+	return m.journal.add("add", id, key)
 }
 
 func (m *memoryLeases) remove(id, key string) error {
@@ -43,13 +49,14 @@ func (m *memoryLeases) remove(id, key string) error {
 		return fmt.Errorf("lease %q: %w", id, errdefs.ErrNotFound)
 	}
 	delete(m.held[id], key)
-	return nil
+	return m.journal.add("remove", id, key)
 }
 
-func (m *memoryLeases) drop(id string) {
+func (m *memoryLeases) drop(id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.held, id)
+	return m.journal.add("end", id)
 }
 
 func (m *memoryLeases) names(id, key string) bool {

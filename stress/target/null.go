@@ -21,6 +21,8 @@ type Null struct {
 	copies bool
 	before func(call, id string) error // nil, or may block, fail or panic
 
+	journal *journal
+
 	mu      sync.Mutex
 	parents map[string]string // of directories
 	mounted map[string]int
@@ -103,7 +105,7 @@ func (d *Null) Create(id, parent string) error {
 	}
 	d.parents[id] = parent
 	delete(d.doomed, id)
-	return nil
+	return d.journal.add("create", id, parent)
 }
 
 // Remove implements engine.Driver.
@@ -121,7 +123,7 @@ func (d *Null) Remove(id string) error {
 	}
 	delete(d.parents, id)
 	delete(d.doomed, id)
-	return nil
+	return d.journal.add("remove", id)
 }
 
 // Exists implements engine.Driver.
@@ -146,7 +148,7 @@ func (d *Null) Get(id string) (string, error) {
 	if d.mounted[id]++; d.mounted[id] > 1 {
 		d.complain("the driver was asked to mount %q twice", id)
 	}
-	return "/null/" + id, nil
+	return "/null/" + id, d.journal.add("mount", id)
 }
 
 // Put implements engine.Driver.
@@ -163,7 +165,7 @@ func (d *Null) Put(id string) error {
 	case d.mounted[id] == 0:
 		delete(d.mounted, id)
 	}
-	return nil
+	return d.journal.add("unmount", id)
 }
 
 // Describe implements engine.Driver. Get never leaves the mounting to others, so it
@@ -213,5 +215,5 @@ func (d *Null) Restore(id, parent string) (bool, error) {
 		return false, fmt.Errorf("directory %q: %w", id, errdefs.ErrNotFound)
 	}
 	d.parents[id] = parent
-	return on != parent, nil
+	return on != parent, d.journal.add("create", id, parent)
 }
