@@ -16,8 +16,8 @@ import (
 )
 
 func init() {
-	roles["builds"] = func(root string, args []string) error { return builds(root, args[0] == "synced") }
-	roles["recovers"] = func(root string, args []string) error { return recovers(root) }
+	roles["builds"] = func(root string, args []string) error { return place{root, args[0]}.builds(args[1] == "synced") }
+	roles["recovers"] = func(root string, args []string) error { return place{root, args[0]}.recovers() }
 }
 
 const noLease = "-"
@@ -45,8 +45,8 @@ type build struct {
 	tell io.Writer // what was acknowledged
 }
 
-func builds(root string, synced bool) error {
-	driver, err := openDriver(root)
+func (p place) builds(synced bool) error {
+	driver, err := p.openDriver()
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func builds(root string, synced bool) error {
 	if synced {
 		options = append(options, engine.WithSyncOnCommit())
 	}
-	s, err := openSite(root, &failing{driver, "fails"}, options...)
+	s, err := p.open(&failing{driver, "fails"}, options...)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func builds(root string, synced bool) error {
 	fmt.Println("ending l2")
 	err = errors.Join(err, b.leases.Delete(inNamespace(), leases.Lease{ID: "l2"}))
 	err = errors.Join(err, eventually(func() error { // what l2 named has gone
-		ids, _, err := directories(root)
+		ids, _, err := p.directories()
 		if err == nil && len(ids) != 5 {
 			err = fmt.Errorf("there are %q", ids)
 		}
@@ -93,13 +93,13 @@ func builds(root string, synced bool) error {
 }
 
 // recovers is a process that opens what another one left, and no more.
-func recovers(root string) error {
-	driver, err := openDriver(root)
+func (p place) recovers() error {
+	driver, err := p.openDriver()
 	if err != nil {
 		return err
 	}
 	fmt.Println(begun)
-	s, err := openSite(root, driver)
+	s, err := p.open(driver)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (b *build) committed(lease, name, parent string) error {
 		return err
 	}
 	if name != "base-again" { // else the graph ID is not the key
-		if err := os.WriteFile(filepath.Join(home(b.root), key, "diff", name), []byte(name), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(b.holds(key), name), []byte(name), 0o600); err != nil {
 			return err
 		}
 	}

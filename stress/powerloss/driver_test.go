@@ -23,64 +23,66 @@ import (
 	"github.com/graphsnap/graphsnap/persist"
 )
 
-// P1, P2 and P3 for the directories of overlay2: what is acknowledged is recorded, so
-// it is there after a power loss, whatever that leaves of the directories. And then a
-// power loss in the recovery, with the same result.
+// P1, P2 and P3 for the directories of a driver that stacks and of one that copies:
+// what is acknowledged is recorded, so it is there after a power loss, whatever that
+// leaves of the directories. And then a power loss in the recovery, with the same result.
 func TestDirectoriesAfterAPowerLoss(t *testing.T) {
-	for _, synced := range []string{"synced", "not synced"} {
-		t.Run(synced, func(t *testing.T) {
-			c := newCutter(t, synced == "synced")
-			recorded := newSite(t)
-			r := record(t, recorded, "builds", synced)
-			images := c.cut(t, r, powerlosses(3))
-			t.Logf("%d images of %d writes and changes of directories, %d syncs", images, len(r.ops), len(r.syncs))
+	for _, driver := range []string{"overlay2", "vfs"} {
+		for _, synced := range []string{"synced", "not synced"} {
+			t.Run(driver+"/"+synced, func(t *testing.T) {
+				c := newCutter(t, driver, synced == "synced")
+				recorded := newSite(t, driver)
+				r := record(t, recorded.root, "builds", driver, synced)
+				images := c.cut(t, r, powerlosses(3))
+				t.Logf("%d images of %d writes and changes of directories, %d syncs", images, len(r.ops), len(r.syncs))
 
-			images = 0
-			moments := r.moments()
-			for range powerlosses(3) {
-				m := moments[c.random.IntN(len(moments))]
-				fates := make([]fate, len(m.pending))
-				for i := range fates {
-					fates[i] = fate(c.random.IntN(2))
+				images = 0
+				moments := r.moments()
+				for range powerlosses(3) {
+					m := moments[c.random.IntN(len(moments))]
+					fates := make([]fate, len(m.pending))
+					for i := range fates {
+						fates[i] = fate(c.random.IntN(2))
+					}
+					must(t, restarted(m.image(fates, c.random), "first").layOut(recorded.root))
+					r := record(t, recorded.root, "recovers", driver)
+					c.before = m.acknowledged()
+					images += c.cut(t, r, powerlosses(2))
 				}
-				must(t, restarted(m.image(fates, c.random), "first").layOut(recorded))
-				r := record(t, recorded, "recovers")
-				c.before = m.acknowledged()
-				images += c.cut(t, r, powerlosses(2))
-			}
-			t.Logf("%d images of recoveries", images)
-		})
+				t.Logf("%d images of recoveries", images)
+			})
+		}
 	}
 }
 
 // newSite makes a site that nobody has used, all of which is on the disk.
-func newSite(t *testing.T) string {
+func newSite(t *testing.T, driver string) place {
 	t.Helper()
-	root := inMemory(t)
-	d, err := openDriver(root)
+	p := place{inMemory(t), driver}
+	d, err := p.openDriver()
 	must(t, err)
-	s, err := openSite(root, d)
+	s, err := p.open(d)
 	must(t, err)
 	b := build{s, io.Discard}
 	must(t, b.lease("of something else")) // where there is none at all nothing is ever removed
 	must(t, s.close())
-	return root
+	return p
 }
 
 // cutter opens images on a driver of its own, at the same place each.
 type cutter struct {
-	root   string
-	driver graphdriver.Driver
+	place
+	opened graphdriver.Driver
 	synced bool // Commit syncs contents
 	random *rand.Rand
 	before []string // lines that were acknowledged before the recording
 }
 
-func newCutter(t *testing.T, synced bool) *cutter {
-	root := newSite(t)
-	d, err := openDriver(root)
+func newCutter(t *testing.T, driver string, synced bool) *cutter {
+	p := newSite(t, driver)
+	d, err := p.openDriver()
 	must(t, err)
-	return &cutter{root: root, driver: d, synced: synced, random: rand.New(rand.NewPCG(1, 2))}
+	return &cutter{place: p, opened: d, synced: synced, random: rand.New(rand.NewPCG(1, 2))}
 }
 
 func (c *cutter) cut(t *testing.T, r *recording, limit int) (images int) {
@@ -125,7 +127,7 @@ func (c *cutter) check(lines []string) error {
 	said := &reports{}
 	old := log.L.Logger.ReplaceHooks(logrus.LevelHooks{logrus.ErrorLevel: {said}})
 	defer log.L.Logger.ReplaceHooks(old)
-	s, err := openSite(c.root, c.driver)
+	s, err := c.open(c.opened)
 	if err != nil {
 		return err
 	}
@@ -135,14 +137,14 @@ func (c *cutter) check(lines []string) error {
 		return fmt.Errorf("%w\nlogged:\n%s", err, said.String())
 	}
 	// Once more, to see that it stays so, and to end it.
-	if s, err = openSite(c.root, c.driver); err != nil {
+	if s, err = c.open(c.opened); err != nil {
 		return err
 	}
 	all, err := s.leases.List(inNamespace())
 	for _, l := range all {
 		err = errors.Join(err, s.leases.Delete(inNamespace(), leases.Lease{ID: l.ID}))
 	}
-	return errors.Join(err, eventually(func() error { return onlyDirectories(c.root) }), s.close())
+	return errors.Join(err, eventually(func() error { return c.onlyDirectories() }), s.close())
 }
 
 // there checks that what was acknowledged is there, and returns all that is.
@@ -268,7 +270,7 @@ func (c *cutter) recorded(seen map[string]snapshots.Info) error {
 	if err != nil {
 		return err
 	}
-	ids, links, err := directories(c.root)
+	ids, links, err := c.directories()
 	for _, id := range ids {
 		if named[id] == "" {
 			err = errors.Join(err, fmt.Errorf("no record names the directory %q", id))
@@ -287,15 +289,30 @@ func (c *cutter) recorded(seen map[string]snapshots.Info) error {
 	return err
 }
 
-// whole checks the files by which overlay2 knows what to stack, and what was written
-// into a committed snapshot.
+// whole checks what was written into a committed snapshot, and what the driver made of
+// its parents: the files by which overlay2 knows what to stack, or a copy.
 func (c *cutter) whole(r persist.Record, records map[string]persist.Record) error {
 	read := func(id, name string) string {
-		b, _ := os.ReadFile(filepath.Join(home(c.root), id, name))
+		b, _ := os.ReadFile(filepath.Join(c.home(), id, name))
 		return string(b)
 	}
+	held := func(name string) string {
+		b, _ := os.ReadFile(filepath.Join(c.holds(r.GraphID), name))
+		return string(b)
+	}
+	if c.synced && r.Kind == persist.Committed && r.Key != "base-again" && held(r.Key) != r.Key {
+		return fmt.Errorf("%q has not what was written into it", r.Key)
+	}
+	if c.copies() {
+		for on := r.Parent; on != ""; on = records[on].Parent {
+			if held(on) != on {
+				return fmt.Errorf("%q has not what was written into %q", r.Key, on)
+			}
+		}
+		return nil
+	}
 	link := func(id string) string { return filepath.Join("l", read(id, "link")) }
-	if target, err := os.Readlink(filepath.Join(home(c.root), link(r.GraphID))); err != nil || target != "../"+r.GraphID+"/diff" {
+	if target, err := os.Readlink(filepath.Join(c.home(), link(r.GraphID))); err != nil || target != "../"+r.GraphID+"/diff" {
 		return fmt.Errorf("the link %q of %q leads to %q, %w", link(r.GraphID), r.Key, target, err)
 	}
 	var want []string
@@ -304,9 +321,6 @@ func (c *cutter) whole(r persist.Record, records map[string]persist.Record) erro
 	}
 	if have := read(r.GraphID, "lower"); have != strings.Join(want, ":") {
 		return fmt.Errorf("%q stands on %q, not on %q", r.Key, have, want)
-	}
-	if c.synced && r.Kind == persist.Committed && r.Key != "base-again" && read(r.GraphID, "diff/"+r.Key) != r.Key {
-		return fmt.Errorf("%q has not what was written into it", r.Key)
 	}
 	return nil
 }
