@@ -34,6 +34,9 @@ func (d *driver) Create(id, parent string) error {
 	return errors.Join(d.inheritOwner(id, parent), d.modeOfRoot(id, parent))
 }
 
+// modeRoot is the mode of a root directory that other drivers make.
+const modeRoot = 0o755
+
 // modeOfRoot gives a root directory the mode that those of other drivers have. That of
 // btrfs is made by the kernel, by the umask, which BuildKit and containerd want to be
 // 0: anybody could write to it.
@@ -45,7 +48,37 @@ func (d *driver) modeOfRoot(id, parent string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.Chmod(dir, 0o755), d.Driver.Put(id))
+	return errors.Join(os.Chmod(dir, modeRoot), d.Driver.Put(id))
+}
+
+// restoreRoot gives a root directory the mode and the owner that Create gives it, where
+// the process died before. A subvolume that nobody has changed since the kernel made it
+// was changed last when it was born. To one that was changed later its user may have
+// given another mode.
+func (d *driver) restoreRoot(id, parent string) (changed bool, err error) {
+	if parent != "" || d.String() != "btrfs" {
+		return false, nil
+	}
+	dir, err := d.Driver.Get(id, "")
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, d.Driver.Put(id)) }()
+	var st unix.Statx_t
+	const fields = unix.STATX_BTIME | unix.STATX_CTIME | unix.STATX_MTIME | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, fields, &st); err != nil {
+		return false, fmt.Errorf("find when %s was made: %w", dir, err)
+	}
+	changedLast := st.Ctime
+	if !d.idmap.Empty() { // Docker's driver may have got as far as to change the owner
+		changedLast = st.Mtime
+	}
+	uid, gid := d.idmap.RootPair()
+	whole := st.Mode&0o7777 == modeRoot && int(st.Uid) == uid && int(st.Gid) == gid
+	if whole || st.Mask&fields != fields || st.Btime != changedLast {
+		return false, nil
+	}
+	return true, errors.Join(os.Lchown(dir, uid, gid), d.modeOfRoot(id, parent))
 }
 
 // depthOn is how many directories one on top of parent stands on, 0 where the driver

@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/daemon/graphdriver"
+	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 )
 
@@ -140,4 +143,54 @@ func TestOwnerOfTheRootDirectory(t *testing.T) {
 			t.Errorf("/ belongs to %d:%d, want 3:4", st.Uid, st.Gid)
 		}
 	})
+}
+
+// A process that dies between the kernel's making a subvolume and the change of its
+// mode leaves a root that anybody may write to. What its user made of the root stays.
+func TestRestoreOfTheModeOfASubvolume(t *testing.T) {
+	m := []user.IDMap{{ID: 0, ParentID: 100_000, Count: 65536}}
+	for name, idmap := range map[string]user.IdentityMapping{"as it is": {}, "mapped": {UIDMaps: m, GIDMaps: m}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, "btrfs")
+			must(t, os.Mkdir(s.path("btrfs"), 0o700))
+			mountDisk(t, s.path("btrfs"), 128, "mkfs.btrfs", "-q")
+			old := unix.Umask(0) // as BuildKit has it
+			defer unix.Umask(old)
+			gd, err := graphdriver.New("btrfs", graphdriver.Options{Root: s.root, IDMap: idmap})
+			must(t, err)
+			d, err := newDriver(gd, DriverOpt{IdentityMapping: idmap})
+			must(t, err)
+			uid, gid := idmap.RootPair()
+			is := func(what, id string, mode os.FileMode) {
+				t.Helper()
+				st, err := os.Stat(s.path("btrfs", "subvolumes", id))
+				must(t, err)
+				sys := st.Sys().(*syscall.Stat_t)
+				if st.Mode().Perm() != mode || int(sys.Uid) != uid || int(sys.Gid) != gid {
+					t.Errorf("%s %q is %v of %d:%d, want %v of %d:%d", what, id, st.Mode().Perm(), sys.Uid, sys.Gid, mode, uid, gid)
+				}
+			}
+			restored := func(id, parent string, want bool) {
+				t.Helper()
+				if changed, err := d.Restore(id, parent); err != nil || changed != want {
+					t.Errorf("Restore of %q changed %v, %v", id, changed, err)
+				}
+			}
+			must(t, gd.Create("half", "", nil))
+			is("cut short,", "half", 0o777)
+			restored("half", "", true)
+			is("restored,", "half", 0o755)
+			restored("half", "", false)
+
+			must(t, d.Create("used", ""))
+			must(t, os.WriteFile(s.path("btrfs", "subvolumes", "used", "file"), nil, 0o600))
+			must(t, os.Chmod(s.path("btrfs", "subvolumes", "used"), 0o777))
+			must(t, d.Create("child", "used"))
+			restored("used", "", false)
+			restored("child", "used", false)
+			is("restored,", "used", 0o777)
+			is("restored,", "child", 0o777)
+			s.removeAll(t, d, "half", "used", "child")
+		})
+	}
 }

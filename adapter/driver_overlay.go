@@ -51,7 +51,10 @@ func (d *driver) Restore(id, parent string) (changed bool, err error) {
 		if !d.Driver.Exists(id) {
 			return false, fmt.Errorf("directory %q: %w", id, errdefs.ErrNotFound)
 		}
-		return false, nil
+		if changed, err = d.restoreRoot(id, parent); err != nil {
+			return changed, fmt.Errorf("restore the mode of the directory %q: %w", id, err)
+		}
+		return changed, nil
 	}
 	changed, err = d.restoreOverlay(id, parent)
 	if err != nil {
