@@ -17,11 +17,12 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 )
 
 // compare looks at what a process left that died: all that was answered is there,
-// what was not is there or not, and nothing is left over. Then it ends all leases, and
-// nothing at all is left.
+// what was not is there or not, and nothing is left over. Then it ends all leases, or
+// removes what there is by call, and nothing at all is left.
 func (s *site) compare(t *testing.T) {
 	t.Helper()
 	var name string
@@ -39,7 +40,7 @@ func (s *site) compare(t *testing.T) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
 		found = d.looked(t)
 		// Where the leases are as they were to be, what they do not name any more goes.
-		decided := answered || len(sc.gone) > 0 && maps.Equal(found.Leases, after.Leases)
+		decided := answered || len(sc.gone) > 0 && !sc.byCall && maps.Equal(found.Leases, after.Leases)
 		wrong := found.wrong(before, after, decided, sc.steps)
 		if wrong == "" {
 			if orphans := d.orphans(t); len(orphans) > 0 {
@@ -70,9 +71,13 @@ func (s *site) compare(t *testing.T) {
 	if again := s.links(t); !maps.Equal(again, links) {
 		t.Errorf("opened again, the links %q became %q", links, again)
 	}
-	all, err := d.prevLM.List(inNamespace())
-	must(t, err)
-	d.ended(t, all...)
+	if sc.byCall {
+		d.removed(t)
+	} else {
+		all, err := d.prevLM.List(inNamespace())
+		must(t, err)
+		d.ended(t, all...)
+	}
 	eventually(t, "no snapshot is left", func() bool { return len(d.walked(t)) == 0 })
 	for id := range d.store.Map() {
 		// What a process has put into the layer store for itself.
@@ -85,6 +90,24 @@ func (s *site) compare(t *testing.T) {
 	d.close(t)
 	s.checkRecords(t)
 	s.unmounted(t, "Close")
+}
+
+// removed removes all snapshots by call, those first on which none stands.
+func (d *daemon) removed(t *testing.T) {
+	t.Helper()
+	for all := d.walked(t); len(all) > 0; {
+		before := len(all)
+		all = slices.DeleteFunc(all, func(key string) bool {
+			err := d.snap.engine.Remove(inNamespace(), key)
+			if err != nil && !errdefs.IsFailedPrecondition(err) {
+				t.Errorf("Remove: %v", err)
+			}
+			return err == nil
+		})
+		if len(all) == before {
+			t.Fatalf("none of %q can be removed", all)
+		}
+	}
 }
 
 // unmounted expects no mount but that of a file system for the driver.
@@ -114,6 +137,9 @@ func (d *daemon) looked(t *testing.T) appearance {
 		a.Snapshots[info.Name] = of
 		return nil
 	}))
+	if d.prevLM == nil {
+		return a
+	}
 	all, err := d.prevLM.List(inNamespace())
 	must(t, err)
 	for _, l := range all {
@@ -137,6 +163,12 @@ func (d *daemon) contents(t *testing.T, info snapshots.Info) string {
 	defer func() { _ = d.driver.Put(id) }()
 	var files []string
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && path == dir {
+			var info fs.FileInfo
+			if info, err = e.Info(); err == nil {
+				files = append(files, info.Mode().String())
+			}
+		}
 		if err != nil || e.IsDir() {
 			return err
 		}

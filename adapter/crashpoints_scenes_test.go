@@ -27,6 +27,7 @@ type scene struct {
 	overlays bool     // with Opt.OverlayMounts
 	closes   bool
 	anew     bool // without a database
+	byCall   bool // without leases, as on the face of containerd
 	options  []engine.Option
 }
 
@@ -43,9 +44,12 @@ func (d *daemon) stage(t *testing.T) {
 	must(t, err)
 }
 
-// leased makes a lease of that name.
+// leased makes a lease of that name, where there are any.
 func (d *daemon) leased(t *testing.T, id string) (ctx context.Context) {
 	t.Helper()
+	if d.lm == nil {
+		return inNamespace()
+	}
 	_, ctx = d.lease(t, leases.WithID(id))
 	return ctx
 }
@@ -98,6 +102,37 @@ func unmount(name, key string) scene {
 
 func endLease(_ *testing.T, d *daemon) error {
 	return d.lm.Delete(inNamespace(), leases.Lease{ID: "end"})
+}
+
+// byCall is a run that removes key as containerd does.
+func byCall(key string) func(t *testing.T, d *daemon) error {
+	return func(t *testing.T, d *daemon) error {
+		return d.snap.engine.Remove(inNamespace(), key)
+	}
+}
+
+// held prepares a snapshot and two holds of it: one that ends with Remove, and one
+// that release ends.
+func (d *daemon) held(t *testing.T, key string) (release func() error) {
+	t.Helper()
+	must(t, d.snap.Prepare(inNamespace(), key, "mid"))
+	m := d.mounts(t, key)
+	_, err := m.(mountable).Keep()
+	must(t, err)
+	release, err = mounted(m, nil)
+	must(t, err)
+	return release
+}
+
+// removeHeld is a scene in which what is held is removed and then released.
+func removeHeld() scene {
+	var release func() error
+	return scene{name: "Remove what is held, by call", byCall: true, prepare: func(t *testing.T, d *daemon) {
+		release = d.held(t, "leaf")
+	}, run: func(t *testing.T, d *daemon) error {
+		must(t, byCall("leaf")(t, d))
+		return release()
+	}, gone: []string{"leaf"}}
 }
 
 var scenes = []scene{
@@ -154,6 +189,13 @@ var scenes = []scene{
 	}, run: func(t *testing.T, d *daemon) error {
 		return d.lm.DeleteResource(inNamespace(), leases.Lease{ID: "keep"}, resource("leaf"))
 	}, gone: []string{"leaf"}},
+	{name: "Remove by call", byCall: true, prepare: func(t *testing.T, d *daemon) {
+		must(t, d.snap.Prepare(inNamespace(), "leaf", "mid"))
+	}, run: byCall("leaf"), gone: []string{"leaf"}},
+	{name: "Remove what was committed, by call", byCall: true, prepare: func(t *testing.T, d *daemon) {
+		d.committed(t, inNamespace(), "leaf", "mid")
+	}, run: byCall("leaf"), gone: []string{"leaf"}},
+	removeHeld(),
 	{name: "make a lease", run: func(t *testing.T, d *daemon) error {
 		_, err := d.lm.Create(inNamespace(), leases.WithID("another"))
 		return err
@@ -232,6 +274,11 @@ var ends = []scene{
 		must(t, d.snap.Prepare(d.leased(t, "end"), "leaf", "mid"))
 		d.barrier(t)
 		stuck("driver.Remove", true, func() { _ = endLease(t, d) })
+	}},
+	{name: "a kill while what was removed by call is held", byCall: true, prepare: func(t *testing.T, d *daemon) {
+		d.stage(t)
+		_ = d.held(t, "leaf")
+		must(t, byCall("leaf")(t, d))
 	}},
 }
 

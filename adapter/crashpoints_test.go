@@ -34,10 +34,12 @@ type assignment struct {
 	Driver, Root string
 	Scene        string // "" for none: only look at what the last one left
 	Opening      bool   // die while the site is opened that Scene left, not in Scene
+	Calls        bool   // moments are system calls, and the one who watches kills
 	At           moment // zero to be told of all
 }
 
-// moment is the Nth time that a crash point is passed, from 1.
+// moment is the Nth time that a crash point is passed, or a system call of that name
+// made, from 1.
 type moment struct {
 	Point string
 	Done  bool // after the call
@@ -59,6 +61,7 @@ const (
 	fileMoments  = "moments.json" // what was passed then
 	fileAnswered = "answered"     // the operation was
 	fileMissed   = "missed"       // the moment to die did not come
+	fileOver     = "over"         // what it was to do is done
 )
 
 // TestKilledAtEachCrashPoint needs the tag crashpoints, see `make crash`.
@@ -68,7 +71,7 @@ func TestKilledAtEachCrashPoint(t *testing.T) {
 	}
 	var mu sync.Mutex
 	reached := map[string]int{}
-	total := 0
+	total, systemCalls := 0, 0
 	t.Run("on", func(t *testing.T) {
 		for _, driver := range append(slices.Clone(drivers), "btrfs") {
 			t.Run(driver, func(t *testing.T) {
@@ -76,22 +79,28 @@ func TestKilledAtEachCrashPoint(t *testing.T) {
 				t.Parallel()
 				for _, sc := range scenes {
 					k.operation(t, sc)
+					k.calls(t, sc)
 				}
 				for _, sc := range ends {
 					k.recovery(t, sc)
+					k.callsOfRecovery(t, sc)
 				}
 				k.process(t, assignment{}) // looks at what the last one left
-				t.Logf("%d combinations of operation, crash point and occurrence; %d kills", k.combinations, k.kills)
+				t.Logf("%d combinations of operation, crash point and occurrence; %d of operation and system call in the driver's home; %d kills", k.combinations, k.systemCalls, k.kills)
+				if k.systemCalls == 0 {
+					t.Error("no process died before a system call")
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				total += k.combinations
+				systemCalls += k.systemCalls
 				for point, n := range k.died {
 					reached[point] += n
 				}
 			})
 		}
 	})
-	t.Logf("%d combinations of driver, operation, crash point and occurrence", total)
+	t.Logf("%d combinations of driver, operation, crash point and occurrence; %d of driver, operation and system call in the driver's home", total, systemCalls)
 	if t.Failed() {
 		return
 	}
@@ -150,7 +159,9 @@ type killer struct {
 	*site
 	died                map[string]int // how often, by moment.side
 	combinations, kills int
-	last                string // what the latest process did
+	systemCalls         int      // before which processes died
+	last                string   // what the latest process did
+	came                []moment // that the one who watched it saw
 }
 
 // process runs a process, which kills itself where it has a scene.
@@ -163,7 +174,18 @@ func (k *killer) process(t *testing.T, o assignment) {
 	cmd.Env = append(os.Environ(), crashOrder+"="+string(text), "TMPDIR="+k.path("tmp"))
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	err = cmd.Run()
+	var w *watcher
+	if o.Calls {
+		var inProcess *os.File
+		w, inProcess = k.watch(t, o)
+		cmd.ExtraFiles = []*os.File{inProcess} // telling
+		must(t, cmd.Start())
+		must(t, inProcess.Close())
+		go w.run(cmd.Process.Pid)
+		err = cmd.Wait()
+	} else {
+		err = cmd.Run()
+	}
 	now := fmt.Sprintf("%q, to be killed %s (%d)", o.Scene, o.At.side(), o.At.Nth)
 	if o.Opening {
 		now = "recovery from " + now
@@ -172,6 +194,10 @@ func (k *killer) process(t *testing.T, o assignment) {
 	died := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 	if died != (o.Scene != "") || !died && err != nil {
 		t.Fatalf("%s\non what this left: %s\n%v\n%s", now, k.last, err, &said)
+	}
+	if w != nil {
+		must(t, <-w.ended)
+		k.came = w.all
 	}
 	k.last = now
 }
@@ -191,6 +217,9 @@ func (k *killer) killedAt(t *testing.T, o assignment) bool {
 func (k *killer) moments(t *testing.T, o assignment) (all []moment) {
 	t.Helper()
 	k.process(t, o)
+	if o.Calls {
+		return k.came
+	}
 	readJSON(t, k.path(fileMoments), &all)
 	return all
 }

@@ -6,6 +6,7 @@ package adapter
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/docker/docker/daemon/graphdriver"
 	"github.com/docker/docker/layer"
+	"golang.org/x/sys/unix"
 
 	"github.com/graphsnap/graphsnap/actors/crashpoint"
 	"github.com/graphsnap/graphsnap/engine"
@@ -27,6 +29,7 @@ func TestProcessThatDiesAtACrashPoint(t *testing.T) {
 	}
 	v := &victim{}
 	must(t, json.Unmarshal([]byte(text), &v.order))
+	unix.Umask(0) // as BuildKit has it
 	v.site = &site{driver: v.order.Driver, root: v.order.Root}
 	if v.order.Opening {
 		v.open(t)
@@ -37,7 +40,7 @@ func TestProcessThatDiesAtACrashPoint(t *testing.T) {
 	if t.Failed() || v.order.Scene == "" {
 		return
 	}
-	for _, name := range []string{fileAnswered, fileMissed} {
+	for _, name := range []string{fileAnswered, fileMissed, fileOver} {
 		must(t, os.RemoveAll(v.path(name)))
 	}
 	writeJSON(t, v.path(fileScene), v.order.Scene)
@@ -80,7 +83,7 @@ func (v *victim) act(t *testing.T) {
 	// Overlay2 tries what the kernel can when it first needs to know, and leaves what
 	// it tried with where it is cut short.
 	_ = d.driver.Status()
-	v.arm()
+	v.arm(t)
 	must(t, sc.run(t, d))
 	must(t, os.WriteFile(v.path(fileAnswered), nil, 0o600))
 	if !sc.closes {
@@ -94,10 +97,13 @@ func (v *victim) act(t *testing.T) {
 
 // open opens the site, and dies at its moment or when recovery is over.
 func (v *victim) open(t *testing.T) {
-	must(t, os.RemoveAll(v.path(fileMissed)))
+	must(t, errors.Join(os.RemoveAll(v.path(fileMissed)), os.RemoveAll(v.path(fileOver))))
 	sc := sceneOf(t, v.order.Scene)
-	v.arm()
-	d := v.raise(t, sc)
+	store := v.store(t)
+	// See act.
+	_ = driverOf(store).Status()
+	v.arm(t)
+	d := v.raiseOn(t, store, sc)
 	eventually(t, "work in the background is over", func() bool { return v.idle(t, d) })
 	if !sc.anew {
 		d.barrier(t)
@@ -106,7 +112,8 @@ func (v *victim) open(t *testing.T) {
 }
 
 // arm has the process die at its moment, from now on.
-func (v *victim) arm() {
+func (v *victim) arm(t *testing.T) {
+	t.Helper()
 	v.armed, v.nth = true, map[moment]int{}
 	crashpoint.Hook(func(point string, done bool) error {
 		v.mu.Lock()
@@ -126,6 +133,9 @@ func (v *victim) arm() {
 		}
 		return nil
 	})
+	if v.order.Calls {
+		beWatched(t)
+	}
 }
 
 // idle tells whether nothing is going on in the background, as far as one can see.
@@ -143,6 +153,7 @@ func (v *victim) end(t *testing.T, d *daemon, sc scene) {
 	v.mu.Lock()
 	v.armed = false
 	v.mu.Unlock()
+	must(t, os.WriteFile(v.path(fileOver), nil, 0o600))
 	if v.order.At != (moment{}) {
 		must(t, os.WriteFile(v.path(fileMissed), nil, 0o600))
 		die()
@@ -177,16 +188,48 @@ func sceneOf(t *testing.T, name string) scene {
 // raise opens the site as a daemon with a layer store does.
 func (s *site) raise(t *testing.T, sc scene) *daemon {
 	t.Helper()
+	return s.raiseOn(t, s.store(t), sc)
+}
+
+func (s *site) store(t *testing.T) layer.Store {
+	t.Helper()
 	store, err := layer.NewStoreFromOptions(layer.StoreOptions{Root: s.root, GraphDriver: s.driver})
 	must(t, err)
-	p, err := s.start(t, Opt{
-		GraphDriver:   store.(interface{ Driver() graphdriver.Driver }).Driver(),
+	return store
+}
+
+func driverOf(store layer.Store) graphdriver.Driver {
+	return store.(interface{ Driver() graphdriver.Driver }).Driver()
+}
+
+func (s *site) raiseOn(t *testing.T, store layer.Store, sc scene) *daemon {
+	t.Helper()
+	opt := Opt{
+		GraphDriver:   driverOf(store),
 		LayerStore:    store,
 		OverlayMounts: sc.overlays,
 		Engine:        append([]engine.Option{engine.WithGrace(0)}, sc.options...),
-	})
+	}
+	if sc.byCall {
+		return &daemon{process: s.startWithoutLeases(t, opt), store: store}
+	}
+	p, err := s.start(t, opt)
 	must(t, err)
 	return &daemon{process: p, store: store}
+}
+
+// startWithoutLeases is start for an engine on which Remove works: there is no lease
+// manager.
+func (s *site) startWithoutLeases(t *testing.T, opt Opt) *process {
+	t.Helper()
+	w, err := newDriver(opt.GraphDriver, DriverOpt{OverlayMounts: opt.OverlayMounts})
+	must(t, err)
+	e, err := engine.Open(t.Context(), engine.Config{Driver: w, Root: s.root, Name: "default"}, opt.Engine...)
+	must(t, err)
+	p := &process{site: s, driver: opt.GraphDriver, snap: &snapshotter{engine: e, name: "default"}}
+	p.closed = sync.OnceValue(e.Close)
+	t.Cleanup(func() { p.close(t) })
+	return p
 }
 
 func writeJSON(t *testing.T, path string, v any) {

@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/graphsnap/graphsnap/actors"
 	"github.com/graphsnap/graphsnap/persist"
@@ -67,6 +69,57 @@ func TestCloseDoesNotWaitForRetries(t *testing.T) {
 		case <-done:
 		default:
 			t.Error("it waits for the next try")
+		}
+	})
+}
+
+// What cannot be deleted is tried again after pauses that become longer, up to a minute,
+// and what failed together does not come back together.
+func TestPausesBetweenRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newMemoryDriver()
+		e := &Engine{driver: newDriverSeam(d), leftovers: actors.NewHandover(), pending: make(chan chan Pending), shut: make(chan struct{})}
+		e.options.removals = 2
+		var mu sync.Mutex
+		tried := map[string][]time.Time{}
+		d.before = func(_, id string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			tried[id] = append(tried[id], time.Now())
+			return errors.New("device or resource busy")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		e.ctx = ctx
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			e.deleteLeftovers(ctx)
+		}()
+		e.leftovers.Put("one")
+		e.leftovers.Put("another")
+		time.Sleep(10 * time.Minute) // of the bubble's clock
+		if p := e.Pending(); p != (Pending{Directories: 2, Failed: 2}) {
+			t.Errorf("pending: %+v", p)
+		}
+		cancel()
+		<-done
+		together := 0
+		for id, times := range tried {
+			if len(times) < 15 {
+				t.Errorf("%q was tried %d times in ten minutes", id, len(times))
+			}
+			for i := 1; i < len(times); i++ {
+				most := min(time.Minute, 250*time.Millisecond<<i)
+				if pause := times[i].Sub(times[i-1]); pause < most/2 || pause > most {
+					t.Errorf("%q: the pause %d was %v, want between %v and %v", id, i, pause, most/2, most)
+				}
+				if id == "one" && i < len(tried["another"]) && times[i].Equal(tried["another"][i]) {
+					together++
+				}
+			}
+		}
+		if together > 1 {
+			t.Errorf("both were tried at one instant %d times", together)
 		}
 	})
 }
