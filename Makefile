@@ -88,10 +88,12 @@ bench-dockerd: setup-dockerd dockerd
 test-dockerd: setup-dockerd dockerd
 	.ci/with-scratch go test -count=1 -timeout 40m -v $(TESTFLAGS) ./adapter/dockerd
 
-# Ten times as many power losses as in the other tests.
+# Ten times as many power losses as in the other tests, and on real file systems one
+# after each crash point.
 .PHONY: powerloss
 powerloss: setup-test
 	GRAPHSNAP_POWERLOSS=10 .ci/with-scratch go test -count=1 -timeout 2h -v $(TESTFLAGS) ./stress/powerloss
+	.ci/with-scratch go test -tags crashpoints -count=1 -timeout 1h -parallel 3 -v -run '^TestPowerLostAtEachCrashPoint$$' ./adapter
 
 # graphsnap beside dockerd's snapshotter, containerd's and a bare loop, interleaved:
 # about ten minutes. BENCHFLAGS='-rows pair' chooses rows.
@@ -147,7 +149,8 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzDecodeRecord$$' -fuzztime $(FUZZTIME) -timeout 0 ./persist
 	go test -run '^$$' -fuzz '^FuzzOpenMutated$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -timeout 0 ./persist
 
-# Processes that die: at every crash point, and at 300 moments under load.
+# Processes that die: at every crash point, before every system call of a driver, and at
+# 300 moments under load.
 .PHONY: crash crash-hour
 crash: setup-test
 	go vet -tags crashpoints ./actors/... ./adapter

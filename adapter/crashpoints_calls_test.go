@@ -142,7 +142,7 @@ func (k *killer) watch(t *testing.T, o assignment) (w *watcher, inProcess *os.Fi
 	tells, inProcess, err := os.Pipe()
 	must(t, err)
 	return &watcher{
-		home: k.path(k.driver), over: k.path(fileOver), at: o.At,
+		home: k.path(k.driver), over: k.note(fileOver), at: o.At,
 		tells: tells, nth: map[string]int{}, ended: make(chan error, 1),
 	}, inProcess
 }

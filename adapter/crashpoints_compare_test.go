@@ -27,10 +27,10 @@ func (s *site) compare(t *testing.T) {
 	t.Helper()
 	var name string
 	var before, after appearance
-	readJSON(t, s.path(fileScene), &name)
-	readJSON(t, s.path(fileBefore), &before)
-	readJSON(t, s.path(fileAfter), &after)
-	_, err := os.Stat(s.path(fileAnswered))
+	readJSON(t, s.note(fileScene), &name)
+	readJSON(t, s.note(fileBefore), &before)
+	readJSON(t, s.note(fileAfter), &after)
+	_, err := os.Stat(s.note(fileAnswered))
 	answered := err == nil
 	sc := sceneOf(t, name)
 

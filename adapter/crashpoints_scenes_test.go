@@ -6,6 +6,7 @@ package adapter
 
 import (
 	"context"
+	"errors"
 	"os"
 	"testing"
 
@@ -28,6 +29,7 @@ type scene struct {
 	closes   bool
 	anew     bool // without a database
 	byCall   bool // without leases, as on the face of containerd
+	layers   bool // of the layer store, which a power loss may cost
 	options  []engine.Option
 }
 
@@ -41,7 +43,7 @@ func (d *daemon) stage(t *testing.T) {
 	must(t, d.snap.Prepare(ctx, "work", "mid", snapshots.WithLabels(map[string]string{"stage": "set"})))
 	d.write(t, d.mounts(t, "work"), "written", "by nobody else")
 	_, err := d.snap.View(ctx, "look", "mid")
-	must(t, err)
+	must(t, errors.Join(err, d.site.synced()))
 }
 
 // leased makes a lease of that name, where there are any.
@@ -180,7 +182,7 @@ var scenes = []scene{
 		_, err := d.snap.View(ctx, "above", "high")
 		must(t, err)
 	}, run: endLease, gone: []string{"above", "high", "low"}, steps: true},
-	{name: "Remove what is a layer", prepare: func(t *testing.T, d *daemon) {
+	{name: "Remove what is a layer", layers: true, prepare: func(t *testing.T, d *daemon) {
 		d.committed(t, d.leased(t, "end"), "exported", "")
 		d.ensure(t, "exported")
 	}, run: endLease, gone: []string{"exported"}, steps: true},
@@ -210,11 +212,11 @@ var scenes = []scene{
 	}, run: func(t *testing.T, d *daemon) error {
 		return d.lm.AddResource(inNamespace(), leases.Lease{ID: "keep"}, resource(d.top()))
 	}},
-	{name: "EnsureLayer", run: func(t *testing.T, d *daemon) error {
+	{name: "EnsureLayer", layers: true, run: func(t *testing.T, d *daemon) error {
 		_, err := d.snap.EnsureLayer(inNamespace(), "mid")
 		return err
 	}, steps: true},
-	{name: "EnsureLayer on a twin", prepare: func(t *testing.T, d *daemon) {
+	{name: "EnsureLayer on a twin", layers: true, prepare: func(t *testing.T, d *daemon) {
 		d.same(t, kept(), "first", "", "same")
 		d.same(t, kept(), "second", "", "same")
 		d.committed(t, kept(), "upper", "second")
@@ -242,7 +244,7 @@ var scenes = []scene{
 var ends = []scene{
 	{name: "nothing", anew: true, closes: true},
 	{name: "an end in order", prepare: func(t *testing.T, d *daemon) { d.stage(t) }, closes: true},
-	{name: "a kill", prepare: func(t *testing.T, d *daemon) {
+	{name: "a kill", layers: true, prepare: func(t *testing.T, d *daemon) {
 		d.stage(t)
 		d.committed(t, kept(), "exported", "")
 		d.committed(t, d.leased(t, "end"), "leaf", "")

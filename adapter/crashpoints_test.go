@@ -2,7 +2,8 @@
 
 package adapter
 
-// Processes that die at each crash point, and what the next one finds.
+// Processes that die at each crash point, or within the calls of a graph driver, and what
+// the next one finds.
 //
 // A first process tells which points an operation passes. For each of them, before
 // and after, and each time it is passed, another one does the same and kills itself
@@ -53,7 +54,7 @@ func (m moment) side() string {
 	return "before " + m.Point
 }
 
-// Files that a process leaves at the site for the next ones.
+// Files that a process leaves beside the site for the next ones.
 const (
 	fileScene    = "scene"        // the name of what was done last
 	fileBefore   = "before.json"  // the world before it
@@ -113,9 +114,23 @@ func TestKilledAtEachCrashPoint(t *testing.T) {
 	}
 }
 
+func (s *site) note(file string) string { return filepath.Join(filepath.Dir(s.root), file) }
+
 // siteInMemory makes a site on which a sync costs nothing. To who kills processes it
 // makes no difference: what they wrote is in the page cache.
 func siteInMemory(t *testing.T, driver string) *site {
+	t.Helper()
+	s := bareSite(t, driver)
+	must(t, os.Mkdir(s.path("tmp"), 0o700))
+	if driver == "btrfs" {
+		must(t, os.Mkdir(s.path(driver), 0o700))
+		mountImage(t, s.note("disk"), s.path(driver), 512, "mkfs.btrfs", "-q")
+	}
+	return s
+}
+
+// bareSite makes an empty directory in memory, and a place for notes beside it.
+func bareSite(t *testing.T, driver string) *site {
 	t.Helper()
 	memory, err := os.MkdirTemp("", "graphsnap-crash-")
 	must(t, err)
@@ -124,13 +139,18 @@ func siteInMemory(t *testing.T, driver string) *site {
 	must(t, unix.Mount("none", memory, "tmpfs", 0, "mode=0700"))
 	t.Cleanup(func() { must(t, errors.Join(unix.Unmount(memory, unix.MNT_DETACH), os.Remove(memory))) })
 	s := &site{driver: driver, root: filepath.Join(memory, "site")}
-	must(t, os.MkdirAll(s.path("tmp"), 0o700))
+	must(t, os.Mkdir(s.root, 0o700))
 	t.Cleanup(func() { s.remove(t) })
-	if driver == "btrfs" {
-		must(t, os.Mkdir(s.path(driver), 0o700))
-		mountImage(t, filepath.Join(memory, "disk"), s.path(driver), 512, "mkfs.btrfs", "-q")
-	}
 	return s
+}
+
+// synced has all that is on the site's file system survive a power loss.
+func (s *site) synced() error {
+	f, err := os.Open(s.root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }
 
 // crashPoints reads the names of all points from the source.
@@ -162,6 +182,7 @@ type killer struct {
 	systemCalls         int      // before which processes died
 	last                string   // what the latest process did
 	came                []moment // that the one who watched it saw
+	disk                string   // where the power goes with each process, a file
 }
 
 // process runs a process, which kills itself where it has a scene.
@@ -199,6 +220,9 @@ func (k *killer) process(t *testing.T, o assignment) {
 		must(t, <-w.ended)
 		k.came = w.all
 	}
+	if k.disk != "" && died {
+		k.losePower(t)
+	}
 	k.last = now
 }
 
@@ -206,7 +230,7 @@ func (k *killer) process(t *testing.T, o assignment) {
 func (k *killer) killedAt(t *testing.T, o assignment) bool {
 	t.Helper()
 	k.process(t, o)
-	if _, err := os.Stat(k.path(fileMissed)); err == nil {
+	if _, err := os.Stat(k.note(fileMissed)); err == nil {
 		return false
 	}
 	k.kills++
@@ -220,7 +244,7 @@ func (k *killer) moments(t *testing.T, o assignment) (all []moment) {
 	if o.Calls {
 		return k.came
 	}
-	readJSON(t, k.path(fileMoments), &all)
+	readJSON(t, k.note(fileMoments), &all)
 	return all
 }
 

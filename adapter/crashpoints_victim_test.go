@@ -34,16 +34,16 @@ func TestProcessThatDiesAtACrashPoint(t *testing.T) {
 	if v.order.Opening {
 		v.open(t)
 	}
-	if _, err := os.Stat(v.path(fileScene)); err == nil {
+	if _, err := os.Stat(v.note(fileScene)); err == nil {
 		v.compare(t)
 	}
 	if t.Failed() || v.order.Scene == "" {
 		return
 	}
 	for _, name := range []string{fileAnswered, fileMissed, fileOver} {
-		must(t, os.RemoveAll(v.path(name)))
+		must(t, os.RemoveAll(v.note(name)))
 	}
-	writeJSON(t, v.path(fileScene), v.order.Scene)
+	writeJSON(t, v.note(fileScene), v.order.Scene)
 	v.act(t)
 }
 
@@ -69,7 +69,7 @@ func (v *victim) act(t *testing.T) {
 		sc.prepare(t, d)
 	}
 	if sc.run == nil { // it leaves something to recover
-		writeJSON(t, v.path(fileBefore), d.looked(t))
+		writeJSON(t, v.note(fileBefore), d.looked(t))
 		if sc.closes {
 			must(t, d.closed())
 		}
@@ -79,13 +79,11 @@ func (v *victim) act(t *testing.T) {
 		die()
 	}
 	d.barrier(t)
-	writeJSON(t, v.path(fileBefore), d.looked(t))
-	// Overlay2 tries what the kernel can when it first needs to know, and leaves what
-	// it tried with where it is cut short.
-	_ = d.driver.Status()
+	writeJSON(t, v.note(fileBefore), d.looked(t))
+	v.knows(t, d.driver)
 	v.arm(t)
 	must(t, sc.run(t, d))
-	must(t, os.WriteFile(v.path(fileAnswered), nil, 0o600))
+	must(t, os.WriteFile(v.note(fileAnswered), nil, 0o600))
 	if !sc.closes {
 		eventually(t, "work in the background is over", func() bool {
 			return !slices.ContainsFunc(sc.gone, func(key string) bool { return !d.absent(key) }) && v.idle(t, d)
@@ -95,13 +93,21 @@ func (v *victim) act(t *testing.T) {
 	v.end(t, d, sc)
 }
 
+// knows has the driver try what the kernel can, which overlay2 does when it first needs
+// to know, and leaves what it tried with where it is cut short. Then all that is there is
+// on the disk.
+func (v *victim) knows(t *testing.T, d graphdriver.Driver) {
+	t.Helper()
+	_ = d.Status()
+	must(t, v.synced())
+}
+
 // open opens the site, and dies at its moment or when recovery is over.
 func (v *victim) open(t *testing.T) {
-	must(t, errors.Join(os.RemoveAll(v.path(fileMissed)), os.RemoveAll(v.path(fileOver))))
+	must(t, errors.Join(os.RemoveAll(v.note(fileMissed)), os.RemoveAll(v.note(fileOver))))
 	sc := sceneOf(t, v.order.Scene)
 	store := v.store(t)
-	// See act.
-	_ = driverOf(store).Status()
+	v.knows(t, driverOf(store))
 	v.arm(t)
 	d := v.raiseOn(t, store, sc)
 	eventually(t, "work in the background is over", func() bool { return v.idle(t, d) })
@@ -153,19 +159,19 @@ func (v *victim) end(t *testing.T, d *daemon, sc scene) {
 	v.mu.Lock()
 	v.armed = false
 	v.mu.Unlock()
-	must(t, os.WriteFile(v.path(fileOver), nil, 0o600))
+	must(t, os.WriteFile(v.note(fileOver), nil, 0o600))
 	if v.order.At != (moment{}) {
-		must(t, os.WriteFile(v.path(fileMissed), nil, 0o600))
+		must(t, os.WriteFile(v.note(fileMissed), nil, 0o600))
 		die()
 	}
-	writeJSON(t, v.path(fileMoments), v.all)
+	writeJSON(t, v.note(fileMoments), v.all)
 	var after appearance
 	if sc.closes && sc.run != nil {
-		readJSON(t, v.path(fileBefore), &after)
+		readJSON(t, v.note(fileBefore), &after)
 	} else {
 		after = d.looked(t)
 	}
-	writeJSON(t, v.path(fileAfter), after)
+	writeJSON(t, v.note(fileAfter), after)
 	die()
 }
 

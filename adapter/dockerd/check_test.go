@@ -2,6 +2,7 @@ package dockerd
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 
 	ctdmetadata "github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/graphsnap/graphsnap/adapter"
@@ -70,4 +73,70 @@ func TestCheckOfADockerd(t *testing.T) {
 	if report, err := h.check(); err != nil || !report.Consistent() || report.Snapshots > 0 {
 		t.Errorf("after everything was pruned: %v, %+v", err, report)
 	}
+}
+
+// A layer that the layer store has lost, as a power loss may cost it one: the check of
+// the data-root says which snapshot was it and that the next start mends that. After it
+// the snapshot is none of the layer store's any more and what was built is still cached.
+func TestCheckOfALayerThatIsGone(t *testing.T) {
+	h := newHost(t, "overlay2")
+	baseDir := h.context("base", base, nil)
+	onBase := h.context("on-base", "FROM base\nRUN echo on base >/file\n", nil)
+	d := h.start(graphsnap)
+	d.build(baseDir, "-t", "base")
+	d.build(onBase, "-t", "on-base")
+	var diffIDs []digest.Digest
+	for _, id := range strings.Fields(d.must("image", "inspect", "--format", "{{range .RootFS.Layers}}{{.}} {{end}}", "on-base")) {
+		diffIDs = append(diffIDs, digest.Digest(id))
+	}
+	d.must("rmi", "on-base") // only the build cache has its layer now
+	d.stop()
+	chainID := identity.ChainID(diffIDs)
+	layer := h.path(filepath.Join("data", "image", h.driver, "layerdb", chainID.Algorithm().String(), chainID.Encoded()))
+	if _, err := os.Stat(filepath.Join(layer, "cache-id")); err != nil {
+		t.Fatalf("the layer that is to go: %v", err)
+	}
+	gone := func() (found []adapter.Finding) {
+		t.Helper()
+		report, err := h.check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range report.Findings {
+			if f.Kind == "layer-gone" {
+				found = append(found, f)
+			} else if !f.Note && f.Remedy != adapter.RemedyStart {
+				t.Errorf("found: %v", f)
+			}
+		}
+		return found
+	}
+	if found := gone(); len(found) > 0 {
+		t.Errorf("found while no layer is gone: %v", found)
+	}
+	if err := os.RemoveAll(layer); err != nil {
+		t.Fatal(err)
+	}
+	found := gone()
+	if len(found) != 1 || found[0].Remedy != adapter.RemedyStart || found[0].GraphID == "" || !strings.Contains(found[0].Detail, chainID.String()) {
+		t.Fatalf("found, of the layer %s that is gone: %v", chainID, found)
+	}
+	if _, err := os.Stat(h.path(filepath.Join("data", h.driver, found[0].GraphID))); err != nil {
+		t.Errorf("the directory of the snapshot: %v", err)
+	}
+
+	d = h.start(graphsnap)
+	checkCached(t, d.build(onBase, "-t", "on-base"))
+	if got := d.must("run", "--rm", "--network", "none", "on-base", "cat", "/file"); got != "on base\n" {
+		t.Errorf("the image that was built from the cache prints %q", got)
+	}
+	d.stop()
+	if found := gone(); len(found) > 0 {
+		t.Errorf("found after a start: %v", found)
+	}
+	d = h.start(graphsnap)
+	if left := d.prune(); len(left) > 0 {
+		t.Errorf("left after everything was pruned: %q", left)
+	}
+	d.stop()
 }

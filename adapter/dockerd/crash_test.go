@@ -30,6 +30,9 @@ func TestMoby45939KillsLeaveNothing(t *testing.T) {
 	})
 }
 
+// parallelBuilds is how many builds are under way when a daemon is killed.
+const parallelBuilds = 4
+
 // killedDuringBuilds kills a daemon twelve times in the middle of builds, and
 // returns what is left when a last one has pruned everything.
 func killedDuringBuilds(t *testing.T, binary string) []string {
@@ -40,7 +43,7 @@ func killedDuringBuilds(t *testing.T, binary string) []string {
 		d := h.start(binary)
 		d.build(baseDir, "-t", "base")
 		done := make(chan struct{})
-		for j := range 2 {
+		for j := range parallelBuilds {
 			dir := h.context(fmt.Sprintf("killed-%d-%d", i, j), fmt.Sprintf(`FROM base AS one
 RUN echo %[1]d >/one && rm /bin/vi
 RUN sleep 0.2; seq 1 %[1]d >/two
@@ -58,8 +61,9 @@ RUN cat /one /two
 		}
 		time.Sleep(100*time.Millisecond + time.Duration(random.Int64N(int64(2500*time.Millisecond))))
 		d.crash()
-		<-done
-		<-done
+		for range parallelBuilds {
+			<-done
+		}
 		h.killSteps()
 	}
 	d := h.start(binary)
