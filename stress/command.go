@@ -2,17 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/log"
 
 	"github.com/graphsnap/graphsnap/stress/metrics"
-	"github.com/graphsnap/graphsnap/stress/run"
-	"github.com/graphsnap/graphsnap/stress/target"
+	"github.com/graphsnap/graphsnap/stress/report"
 )
 
 // command is the whole program. out gets the table.
@@ -24,14 +23,12 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if !s.debug {
 		_ = log.SetLevel("panic") // what is injected is logged otherwise
 	}
-	var report *os.File
-	if s.json != "" {
-		// Now, so that nobody waits for a run that cannot be reported.
-		if report, err = os.Create(s.json); err != nil {
-			return fmt.Errorf("%w: %w", err, errUsage)
-		}
-		defer report.Close()
+	// Now, so that nobody waits for a run that cannot be reported.
+	files, err := s.create()
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errUsage)
 	}
+	defer files.close()
 	root, err := os.MkdirTemp(s.root, "graphsnap-stress-")
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errUsage)
@@ -40,44 +37,49 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if s.run.Pictures == "" {
 		s.run.Pictures = os.TempDir()
 	}
-	s.run.Faults.Calm(true) // a target that does not open is none
-	t, err := s.open(ctx, root)
-	s.run.Faults.Calm(false)
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, errUsage)
-	}
 	s.run.Progress = func(m metrics.Sample) {
 		fmt.Fprintf(os.Stderr, "%8v  %d operations, p99 %v, %d in flight, %d faults\n", m.At.Round(time.Second), m.Operations, m.P99.Round(time.Microsecond), m.InFlight, m.Errors)
 	}
 	s.run.Interval = 5 * time.Second
-	result := run.Run(ctx, t, s.run)
-	result.Interrupted = ctx.Err() != nil
-	s.run.Faults.Calm(true)
-	closing := t.Close()
-	for _, wrong := range after(context.WithoutCancel(ctx), t) {
-		result.Verdict.Violations = append(result.Verdict.Violations, metrics.Violation{Seed: s.run.Seed, Message: wrong, After: result.Elapsed})
+	all := &report.Report{Command: strings.Join(args, " "), Machine: report.ThisMachine(root)}
+	all.Contenders, err = s.contest(ctx, root)
+	if all.Drop(); len(all.Contenders) == 0 {
+		return err
 	}
-	table(out, result, args)
-	if report != nil {
-		if err := json.NewEncoder(report).Encode(result); err != nil {
-			return fmt.Errorf("write %s: %w", s.json, err)
-		}
+	if writing := files.write(all, out); err == nil {
+		err = writing
 	}
-	switch v := result.Verdict; {
-	case closing != nil:
-		return fmt.Errorf("close: %w", closing)
-	case len(v.Violations) > 0:
-		return fmt.Errorf("%d violations", len(v.Violations))
-	case v.Undecided > 0:
-		return fmt.Errorf("%d histories took too long to check", v.Undecided)
+	if err == nil {
+		err = judge(all.Contenders)
 	}
-	return nil
+	return err
 }
 
-// after looks at what a target has left when it is closed.
-func after(ctx context.Context, t target.Target) []string {
-	if a, ok := t.(target.Audited); ok {
-		return a.AuditClosed(ctx)
+// files are what a report is written to.
+type files struct {
+	json *os.File // nil for none
+}
+
+func (s *settings) create() (f files, err error) {
+	if s.json != "" {
+		f.json, err = os.Create(s.json)
 	}
-	return nil
+	return f, err
+}
+
+func (f files) close() {
+	if f.json != nil {
+		_ = f.json.Close()
+	}
+}
+
+// write writes the report to all of them, whatever becomes of one.
+func (f files) write(r *report.Report, out io.Writer) error {
+	err := r.WriteText(out)
+	if f.json != nil {
+		if failed := r.WriteJSON(f.json); err == nil && failed != nil {
+			err = fmt.Errorf("write %s: %w", f.json.Name(), failed)
+		}
+	}
+	return err
 }

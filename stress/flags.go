@@ -25,6 +25,9 @@ type settings struct {
 	weights  string
 	keys     string
 	faults   string
+	rates    faults.Rates
+	sweep    sweep
+	rounds   int
 	debug    bool
 }
 
@@ -46,6 +49,8 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.DurationVar(&s.run.Restart, "restart", 0, "how often the target is restarted; 0: never")
 	f.DurationVar(&s.run.Kill, "kill", 0, "longest time between two kills of the target, which has a process of its own then; 0: none")
 	f.StringVar(&s.faults, "fault", "", "`list` of faults with their probabilities, such as driver.error=0.01,cancel=0.05,longest=5ms: "+strings.Join(faults.Names(), ", "))
+	f.Var(&s.sweep, "sweep", "run with each of the values of an engine option, `OPTION=VALUE,VALUE`; with all combinations where it is repeated.\nHistories are not checked then, unless -check is given")
+	f.IntVar(&s.rounds, "rounds", 0, "how often each point of a sweep is run; 0: 3 times, or once without a sweep")
 	f.StringVar(&s.json, "json", "", "write the result as JSON to `file`")
 	f.StringVar(&s.run.Pictures, "pictures", "", "`directory` for drawings of violations; a temporary one where there are any")
 	f.StringVar(&s.root, "root", "", "`directory` for everything on disk, emptied afterwards; a temporary one")
@@ -61,11 +66,13 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: %w", f.Arg(0), errUsage)
 	}
-	return s, s.complete()
+	checkGiven := false
+	f.Visit(func(given *flag.Flag) { checkGiven = checkGiven || given.Name == "check" })
+	return s, s.complete(checkGiven)
 }
 
-// complete checks what flags alone do not.
-func (s *settings) complete() (err error) {
+// complete checks what flags alone do not, and fills in what was not given.
+func (s *settings) complete(checkGiven bool) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%w: %w", err, errUsage)
@@ -84,8 +91,7 @@ func (s *settings) complete() (err error) {
 			return err
 		}
 	}
-	rates, err := faults.Parse(s.faults)
-	if err != nil {
+	if s.rates, err = faults.Parse(s.faults); err != nil {
 		return err
 	}
 	if s.target == "" {
@@ -94,6 +100,8 @@ func (s *settings) complete() (err error) {
 		}
 	}
 	switch {
+	case s.rounds < 0:
+		return errors.New("-rounds is at least 1")
 	case s.run.Clients < 1:
 		return errors.New("-clients is at least 1")
 	case s.driver != "null" && s.driver != "vfs" && s.driver != "overlay2" && s.driver != "btrfs":
@@ -104,7 +112,7 @@ func (s *settings) complete() (err error) {
 		return fmt.Errorf("the target engine has the driver null only")
 	case s.target == "buildkit" && s.driver == "null" && s.run.Restart+s.run.Kill > 0:
 		return errors.New("the directories of the driver null do not outlive a restart of the target buildkit")
-	case !crashpoint.Enabled && rates.Hooked(s.target != "engine"):
+	case !crashpoint.Enabled && s.rates.Hooked(s.target != "engine"):
 		return errors.New("a build with -tags crashpoints has faults of the database, and of what is not in memory")
 	}
 	if s.run.Duration <= 0 && s.run.Operations == 0 {
@@ -113,6 +121,13 @@ func (s *settings) complete() (err error) {
 	for s.run.Seed == 0 {
 		s.run.Seed = rand.Uint64()
 	}
-	s.run.Faults = faults.New(rates, s.run.Seed)
+	if !checkGiven {
+		s.run.Check = len(s.sweep) == 0 // it takes a good deal of the machine
+	}
+	if s.rounds == 0 {
+		if s.rounds = 1; len(s.sweep) > 0 {
+			s.rounds = 3
+		}
+	}
 	return nil
 }

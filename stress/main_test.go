@@ -27,6 +27,14 @@ func TestBadCommandLinesAreOneLine(t *testing.T) {
 		"-fault longest=1":                     "DURATION",
 		"-json /nowhere/report.json -ops 1":    "/nowhere/report.json",
 		"-root /proc/1 -ops 1":                 "/proc/1",
+		"-sweep batch":                         "OPTION=VALUE",
+		"-sweep nothing=1":                     "driver-parallelism",
+		"-sweep batch=0":                       `"0" is not a number`,
+		"-sweep batch=1,1":                     "twice",
+		"-sweep batch=1 -sweep batch=2":        "already",
+		"-sweep sync-on-commit=maybe":          "neither",
+		"-sweep grace=soon":                    "duration",
+		"-rounds -1":                           "-rounds",
 		"spare":                                "spare",
 		"-target buildkit -restart 1s -ops 10": "restart",
 	} {
@@ -51,10 +59,14 @@ func TestARunThatIsInterruptedIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	var report struct {
-		Interrupted bool
-		Verdict     struct{ Histories int }
+		Contenders []struct {
+			Rounds []struct {
+				Interrupted bool
+				Verdict     struct{ Histories int }
+			}
+		}
 	}
-	if err := json.Unmarshal(written, &report); err != nil || !report.Interrupted || report.Verdict.Histories == 0 {
+	if err := json.Unmarshal(written, &report); err != nil || !report.Contenders[0].Rounds[0].Interrupted || report.Contenders[0].Rounds[0].Verdict.Histories == 0 {
 		t.Errorf("%v: %+v", err, report)
 	}
 	if !strings.Contains(out.String(), "no violation; seed") {

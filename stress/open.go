@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"path/filepath"
 
 	"github.com/graphsnap/graphsnap/stress/faces"
 	"github.com/graphsnap/graphsnap/stress/faults"
@@ -16,7 +15,8 @@ type place struct {
 	Target  string
 	Driver  string
 	Root    string
-	Outlive bool // what is in memory elsewhere outlives the process
+	Outlive bool              // what is in memory elsewhere outlives the process
+	Options map[string]string // of the engine
 }
 
 // processName is that of a process with a target.
@@ -37,23 +37,22 @@ func (p place) open(ctx context.Context, f *faults.Injector) (target.Target, err
 	if f.Hooked(real) {
 		f.Hook(real)
 	}
+	options := tuned(p.Options)
 	switch {
 	case p.Outlive && !real:
-		return target.OpenPersistent(ctx, target.NewNull(false, f.Driver), p.Root)
+		return target.OpenPersistent(ctx, target.NewNull(false, f.Driver), p.Root, options...)
 	case !real:
-		return target.OpenEngine(ctx, target.NewNull(false, f.Driver), p.Root)
+		return target.OpenEngine(ctx, target.NewNull(false, f.Driver), p.Root, options...)
 	}
-	return faces.OpenBuildKit(ctx, p.Driver, filepath.Join(p.Root, "buildkit"))
+	return faces.OpenBuildKit(ctx, p.Driver, p.Root, options...)
 }
 
-func (s *settings) open(ctx context.Context, root string) (target.Target, error) {
-	p := place{Target: s.target, Driver: s.driver, Root: root, Outlive: s.run.Kill > 0}
-	if s.run.Kill <= 0 {
-		return p.open(ctx, s.run.Faults)
-	}
+// apart opens the target in a process of its own.
+func (p place) apart(ctx context.Context, f *faults.Injector, seed uint64) (target.Target, error) {
+	p.Outlive = true
 	settings, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
 	}
-	return process.Open(ctx, processName, string(settings), s.run.Faults, s.run.Seed)
+	return process.Open(ctx, processName, string(settings), f, seed)
 }

@@ -1,11 +1,13 @@
 package metrics
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +45,17 @@ func (o *Operation) MarshalJSON() ([]byte, error) {
 		Mean        float64
 		Percentiles map[string]int64
 	}{o.Count, o.Errors, o.Latencies.Mean(), percentiles})
+}
+
+// Classes writes the errors by class, the most frequent first.
+func (o *Operation) Classes() string {
+	classes := slices.SortedFunc(maps.Keys(o.Errors), func(a, b string) int {
+		return cmp.Or(cmp.Compare(o.Errors[b], o.Errors[a]), cmp.Compare(a, b))
+	})
+	for i, class := range classes {
+		classes[i] = fmt.Sprintf("%d %s", o.Errors[class], class)
+	}
+	return strings.Join(classes, ", ")
 }
 
 // Sample is the state of a run at one moment.
@@ -86,11 +99,11 @@ type Result struct {
 	Workload string
 	Seed     uint64
 	Clients  int
-	Options  map[string]string // engine options and faults, as on the command line
+	Options  map[string]string // engine options that a sweep set, as on the command line
 
 	Began       time.Time
-	Elapsed     time.Duration
-	Interrupted bool // by a signal: the rest is what there is
+	Elapsed     time.Duration // until the last call ended
+	Interrupted bool          // by a signal: the rest is what there is
 	Operations  map[string]*Operation
 	Samples     []Sample
 	DriverCalls map[string]uint64 // where the driver counts them
@@ -105,6 +118,15 @@ func (r *Result) Total() (n uint64) {
 		n += o.Count
 	}
 	return n
+}
+
+// Latencies returns those of all operations together.
+func (r *Result) Latencies() *hdrhistogram.Histogram {
+	all := NewHistogram()
+	for _, o := range r.Operations {
+		all.Merge(o.Latencies)
+	}
+	return all
 }
 
 // Recorder collects what clients measure. It is safe for concurrent use: each
@@ -198,7 +220,7 @@ func (r *Recorder) Sample(stats *engine.Stats) Sample {
 
 // Fill writes what was recorded into the result.
 func (r *Recorder) Fill(into *Result) {
-	into.Began, into.Elapsed = r.began, time.Since(r.began)
+	into.Began = r.began
 	into.Operations = map[string]*Operation{}
 	for _, s := range r.shards {
 		s.mu.Lock()

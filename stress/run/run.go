@@ -113,7 +113,8 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	// cut off is checked all the same.
 	beside, endBeside := context.WithCancel(context.WithoutCancel(ctx))
 	var besides sync.WaitGroup
-	every(beside, &besides, max(c.Interval, 0), time.Second, r.sample)
+	measured, endMeasured := context.WithCancel(beside)
+	every(measured, &besides, max(c.Interval, 0), time.Second, r.sample)
 	if c.Restart > 0 {
 		every(beside, &besides, c.Restart, 0, func() { r.restart(beside) })
 	}
@@ -138,17 +139,19 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 		groups.Go(func() error { r.group(ctx, g, finished); return nil })
 	}
 	_ = groups.Wait()
+	elapsed := time.Since(r.began)
+	endMeasured()
+	r.sample()
 	close(finished)
 	checks.Wait()
 	endBeside()
 	besides.Wait()
 	r.look(context.WithoutCancel(ctx))
-	r.sample()
 
 	traits := t.Traits()
 	result := &metrics.Result{
 		Target: traits.Name, Driver: traits.Driver, Workload: c.Workload.Name, Seed: c.Seed, Clients: c.Clients,
-		Faults: c.Faults.Counts(), Restarts: int(r.round.Load()),
+		Elapsed: elapsed, Faults: c.Faults.Counts(), Restarts: int(r.round.Load()),
 	}
 	r.recorder.Fill(result)
 	if d, ok := t.(target.Counting); ok {

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/graphsnap/graphsnap/stress/faults"
+	"github.com/graphsnap/graphsnap/stress/metrics"
+	"github.com/graphsnap/graphsnap/stress/report"
+	"github.com/graphsnap/graphsnap/stress/run"
+	"github.com/graphsnap/graphsnap/stress/target"
+)
+
+// entrant is who takes part in a contest: the target, with some options of the
+// engine or as a peer.
+type entrant struct {
+	name    string
+	options map[string]string // that a sweep set, nil for none
+	// open opens the target, new, with all that it keeps in root.
+	open func(ctx context.Context, root string, inject *faults.Injector) (target.Target, error)
+}
+
+// entrants are those that the command line asks for. Ratios are to the first.
+func (s *settings) entrants() []entrant {
+	var all []entrant
+	for _, p := range s.sweep.grid() {
+		e := entrant{name: p.name, options: p.values}
+		if e.name == "" {
+			e.name = s.target
+		}
+		e.open = func(ctx context.Context, root string, inject *faults.Injector) (target.Target, error) {
+			at := place{Target: s.target, Driver: s.driver, Root: root, Options: p.values}
+			if s.run.Kill > 0 {
+				return at.apart(ctx, inject, s.run.Seed)
+			}
+			return at.open(ctx, inject)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// contest runs every entrant once a round, so that what the machine does meanwhile
+// is not taken for a difference between them; who begins changes from round to
+// round. It ends early with ctx, with a violation or an undecided history, and with
+// an error; what there is by then is returned in any case.
+func (s *settings) contest(ctx context.Context, root string) ([]*report.Contender, error) {
+	entrants := s.entrants()
+	contenders := make([]*report.Contender, len(entrants))
+	for i, e := range entrants {
+		contenders[i] = &report.Contender{Name: e.name}
+	}
+	n := 0
+	for round := range s.rounds {
+		for i := range entrants {
+			i = (i + round) % len(entrants)
+			n++
+			dir := filepath.Join(root, fmt.Sprint(n))
+			result, err := s.one(ctx, entrants[i], dir, n == 1)
+			if result != nil {
+				contenders[i].Rounds = append(contenders[i].Rounds, result)
+			}
+			if err != nil || ctx.Err() != nil || len(result.Verdict.Violations) > 0 || result.Verdict.Undecided > 0 {
+				return contenders, err
+			}
+		}
+	}
+	return contenders, nil
+}
+
+// one opens an entrant in dir, drives it, closes it and looks at what it left. Where
+// the first cannot be opened it is the command line, or the machine, that is wrong.
+func (s *settings) one(ctx context.Context, e entrant, dir string, first bool) (*metrics.Result, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	debug.FreeOSMemory() // nobody is charged for the garbage of the one before
+	c := s.run
+	c.Faults = faults.New(s.rates, c.Seed)
+	c.Faults.Calm(true) // what does not open is no target
+	t, err := e.open(ctx, dir, c.Faults)
+	c.Faults.Calm(false)
+	if err != nil {
+		if first {
+			err = fmt.Errorf("%w: %w", err, errUsage)
+		}
+		return nil, err
+	}
+	result := run.Run(ctx, t, c)
+	result.Interrupted = ctx.Err() != nil
+	result.Options = e.options
+	c.Faults.Calm(true)
+	err = t.Close()
+	for _, wrong := range after(context.WithoutCancel(ctx), t) {
+		result.Verdict.Violations = append(result.Verdict.Violations, metrics.Violation{Seed: c.Seed, Message: wrong, After: result.Elapsed})
+	}
+	if err != nil {
+		err = fmt.Errorf("close: %w", err)
+	}
+	return result, err
+}
+
+// after looks at what a target has left when it is closed.
+func after(ctx context.Context, t target.Target) []string {
+	if a, ok := t.(target.Audited); ok {
+		return a.AuditClosed(ctx)
+	}
+	return nil
+}
+
+// judge is the error that violations and undecided histories come to.
+func judge(contenders []*report.Contender) error {
+	violations, undecided := 0, uint64(0)
+	for _, c := range contenders {
+		for _, r := range c.Rounds {
+			violations += len(r.Verdict.Violations)
+			undecided += r.Verdict.Undecided
+		}
+	}
+	switch {
+	case violations > 0:
+		return fmt.Errorf("%d violations", violations)
+	case undecided > 0:
+		return fmt.Errorf("%d histories took too long to check", undecided)
+	}
+	return nil
+}
