@@ -70,7 +70,9 @@ func (b *box[V]) run() {
 	}()
 	for {
 		b.shard.mu.Lock()
-		m, ok := b.queue.pop()
+		before := b.queue.n
+		m, ok := b.queue.pop() // which may let a sender in
+		b.shard.queued += b.queue.n - before
 		if !ok {
 			break
 		}

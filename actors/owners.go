@@ -99,6 +99,9 @@ func (o *Owners[V]) Send(ctx context.Context, key string, m Message[V]) error {
 		return errClosed(name())
 	}
 	w := b.queue.offer(m)
+	if w == nil {
+		s.queued++
+	}
 	s.mu.Unlock()
 	if w == nil {
 		return nil
@@ -121,6 +124,7 @@ func (o *Owners[V]) Owe(key string, m Message[V]) bool {
 		return false
 	}
 	b.queue.push(m, true)
+	s.queued++
 	s.mu.Unlock()
 	return true
 }
@@ -170,6 +174,18 @@ func (o *Owners[V]) Close() { o.gate.Close() }
 
 // Running is the number of owners at work, for display and tests.
 func (o *Owners[V]) Running() int { return o.gate.inside() }
+
+// Queued is the number of messages that wait for owners, without those of senders
+// that wait for room, for display. It takes the lock of one shard after the other.
+func (o *Owners[V]) Queued() (n int) {
+	for i := range o.table.shards {
+		s := &o.table.shards[i]
+		s.mu.Lock()
+		n += s.queued
+		s.mu.Unlock()
+	}
+	return n
+}
 
 // Ask sends q to the owner of key and waits for the answer. ctx ends the wait
 // for room only: once q was enqueued Ask returns with its answer and not before,

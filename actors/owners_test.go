@@ -113,13 +113,13 @@ func TestMailboxOfOne(t *testing.T) {
 		if !o.Owe("key", noting(&j, 4)) {
 			t.Error("what is owed was refused")
 		}
-		if queued, line := o.Waiting("key"); queued != 3 || line != 1 {
-			t.Error(queued, "wait in the mailbox,", line, "in the line")
+		if queued, line := o.Waiting("key"); queued != 3 || line != 1 || o.Queued() != 3 {
+			t.Error(queued, "wait in the mailbox,", line, "in the line,", o.Queued(), "in all mailboxes")
 		}
 		release()
 		synctest.Wait()
-		if queued, line := o.Waiting("key"); queued != 0 || line != 0 {
-			t.Error(queued, "wait in the mailbox,", line, "in the line of an idle key")
+		if queued, line := o.Waiting("key"); queued != 0 || line != 0 || o.Queued() != 0 {
+			t.Error(queued, "wait in the mailbox,", line, "in the line of an idle key,", o.Queued(), "in all mailboxes")
 		}
 		if !second.done() || second.err() != nil {
 			t.Error("there was room, and still:", second)

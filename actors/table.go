@@ -30,6 +30,8 @@ type shard[V any] struct {
 	slots atomic.Pointer[[]atomic.Pointer[cell[V]]]
 	live  int
 	tombs int
+
+	queued int // messages for owners of these keys, under mu
 }
 
 // cell is what an idle key costs.

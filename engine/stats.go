@@ -11,6 +11,7 @@ type Stats struct {
 	Database persist.Stats
 
 	Keys        int // owners of keys at work
+	KeysQueue   int // messages that wait for them, in all mailboxes together
 	Leases      int // owners of leases at work
 	MountsQueue int // messages that wait for the table of mounts
 
@@ -43,6 +44,7 @@ func (e *Engine) Stats() Stats {
 	return Stats{
 		Database:    e.db.Stats(),
 		Keys:        e.keys.Running(),
+		KeysQueue:   e.keys.Queued(),
 		Leases:      e.leases.Running(),
 		MountsQueue: e.mounts.Queued(),
 		Pending:     e.Pending(),

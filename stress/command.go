@@ -2,15 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/containerd/log"
 
-	"github.com/graphsnap/graphsnap/stress/metrics"
+	"github.com/graphsnap/graphsnap/actors/crashpoint"
 	"github.com/graphsnap/graphsnap/stress/report"
 )
 
@@ -37,11 +37,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if s.run.Pictures == "" {
 		s.run.Pictures = os.TempDir()
 	}
-	s.run.Progress = func(m metrics.Sample) {
-		fmt.Fprintf(os.Stderr, "%8v  %d operations, p99 %v, %d in flight, %d faults\n", m.At.Round(time.Second), m.Operations, m.P99.Round(time.Microsecond), m.InFlight, m.Errors)
-	}
-	s.run.Interval = 5 * time.Second
-	all := &report.Report{Command: strings.Join(args, " "), Machine: report.ThisMachine(root)}
+	all := &report.Report{Command: line(args), Machine: report.ThisMachine(root)}
 	all.Contenders, err = s.contest(ctx, root)
 	if all.Drop(); len(all.Contenders) == 0 {
 		return err
@@ -55,31 +51,48 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
-// files are what a report is written to.
-type files struct {
-	json *os.File // nil for none
+// line is the command with args, in a build like this one.
+func line(args []string) string {
+	words := []string{"go run -race"}
+	if crashpoint.Enabled {
+		words = append(words, "-tags crashpoints")
+	}
+	return strings.Join(append(append(words, "./stress"), args...), " ")
 }
+
+// files are what a report is written to, nil where one is not wanted.
+type files struct{ json, html *os.File }
 
 func (s *settings) create() (f files, err error) {
 	if s.json != "" {
 		f.json, err = os.Create(s.json)
 	}
+	if s.html != "" && err == nil {
+		f.html, err = os.Create(s.html)
+	}
 	return f, err
 }
 
 func (f files) close() {
-	if f.json != nil {
-		_ = f.json.Close()
+	for _, file := range []*os.File{f.json, f.html} {
+		if file != nil {
+			_ = file.Close()
+		}
 	}
 }
 
 // write writes the report to all of them, whatever becomes of one.
 func (f files) write(r *report.Report, out io.Writer) error {
-	err := r.WriteText(out)
-	if f.json != nil {
-		if failed := r.WriteJSON(f.json); err == nil && failed != nil {
-			err = fmt.Errorf("write %s: %w", f.json.Name(), failed)
+	errs := []error{r.WriteText(out)}
+	write := func(file *os.File, to func(io.Writer) error) {
+		if file == nil {
+			return
+		}
+		if err := to(file); err != nil {
+			errs = append(errs, fmt.Errorf("write %s: %w", file.Name(), err))
 		}
 	}
-	return err
+	write(f.json, r.WriteJSON)
+	write(f.html, r.WriteHTML)
+	return errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"time"
 
 	"github.com/graphsnap/graphsnap/stress/faults"
 	"github.com/graphsnap/graphsnap/stress/metrics"
@@ -59,7 +60,11 @@ func (s *settings) contest(ctx context.Context, root string) ([]*report.Contende
 			i = (i + round) % len(entrants)
 			n++
 			dir := filepath.Join(root, fmt.Sprint(n))
-			result, err := s.one(ctx, entrants[i], dir, n == 1)
+			name := ""
+			if total := s.rounds * len(entrants); total > 1 {
+				name = fmt.Sprintf("%d/%d %s", n, total, entrants[i].name)
+			}
+			result, err := s.one(ctx, entrants[i], dir, name, n == 1)
 			if result != nil {
 				contenders[i].Rounds = append(contenders[i].Rounds, result)
 			}
@@ -71,9 +76,10 @@ func (s *settings) contest(ctx context.Context, root string) ([]*report.Contende
 	return contenders, nil
 }
 
-// one opens an entrant in dir, drives it, closes it and looks at what it left. Where
-// the first cannot be opened it is the command line, or the machine, that is wrong.
-func (s *settings) one(ctx context.Context, e entrant, dir string, first bool) (*metrics.Result, error) {
+// one opens an entrant in dir, drives it, closes it and looks at what it left. Its
+// progress is shown under the name. Where the first cannot be opened it is the
+// command line, or the machine, that is wrong.
+func (s *settings) one(ctx context.Context, e entrant, dir, name string, first bool) (*metrics.Result, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -81,7 +87,7 @@ func (s *settings) one(ctx context.Context, e entrant, dir string, first bool) (
 	debug.FreeOSMemory() // nobody is charged for the garbage of the one before
 	c := s.run
 	c.Faults = faults.New(s.rates, c.Seed)
-	c.Faults.Calm(true) // what does not open is no target
+	c.Faults.Calm(true) // a target that does not open is none
 	t, err := e.open(ctx, dir, c.Faults)
 	c.Faults.Calm(false)
 	if err != nil {
@@ -90,7 +96,11 @@ func (s *settings) one(ctx context.Context, e entrant, dir string, first bool) (
 		}
 		return nil, err
 	}
+	progress := report.NewProgress(os.Stderr, name, c.Operations, c.Duration)
+	c.Progress = progress.Sample
+	c.Interval = interval(c.Duration)
 	result := run.Run(ctx, t, c)
+	progress.End()
 	result.Interrupted = ctx.Err() != nil
 	result.Options = e.options
 	c.Faults.Calm(true)
@@ -102,6 +112,15 @@ func (s *settings) one(ctx context.Context, e entrant, dir string, first bool) (
 		err = fmt.Errorf("close: %w", err)
 	}
 	return result, err
+}
+
+// interval is that between samples of a run that takes so long, 0 where nobody
+// knows: some hundreds of them, for the lines of a report.
+func interval(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 250 * time.Millisecond
+	}
+	return min(max(d/200, 100*time.Millisecond), 5*time.Second)
 }
 
 // after looks at what a target has left when it is closed.

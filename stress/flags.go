@@ -21,6 +21,7 @@ type settings struct {
 	driver   string
 	root     string
 	json     string
+	html     string
 	workload string
 	weights  string
 	keys     string
@@ -51,7 +52,8 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.StringVar(&s.faults, "fault", "", "`list` of faults with their probabilities, such as driver.error=0.01,cancel=0.05,longest=5ms: "+strings.Join(faults.Names(), ", "))
 	f.Var(&s.sweep, "sweep", "run with each of the values of an engine option, `OPTION=VALUE,VALUE`; with all combinations where it is repeated.\nHistories are not checked then, unless -check is given")
 	f.IntVar(&s.rounds, "rounds", 0, "how often each point of a sweep is run; 0: 3 times, or once without a sweep")
-	f.StringVar(&s.json, "json", "", "write the result as JSON to `file`")
+	f.StringVar(&s.json, "json", "", "write the result to `file` as JSON, with every sample")
+	f.StringVar(&s.html, "report", "", "write the result to `file`, one page of HTML with plots")
 	f.StringVar(&s.run.Pictures, "pictures", "", "`directory` for drawings of violations; a temporary one where there are any")
 	f.StringVar(&s.root, "root", "", "`directory` for everything on disk, emptied afterwards; a temporary one")
 	f.BoolVar(&s.debug, "debug", false, "let the engine log")

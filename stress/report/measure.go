@@ -50,6 +50,7 @@ var Measures = []Measure{
 		return float64(s.MeanCommit(engine.Stats{})), s.Database.Transactions > 0
 	}},
 	peak("peak of messages to the database", func(s *engine.Stats) float64 { return float64(s.Database.Queued) }),
+	peak("peak of messages to owners of keys", func(s *engine.Stats) float64 { return float64(s.KeysQueue) }),
 	peak("peak of messages to the mounts", func(s *engine.Stats) float64 { return float64(s.MountsQueue) }),
 	peak("peak of owners at work", func(s *engine.Stats) float64 { return float64(s.Keys) }),
 	peak("peak of directories to delete", func(s *engine.Stats) float64 { return float64(s.Pending.Directories) }),

@@ -16,7 +16,7 @@ import (
 
 // Report is what one invocation of the harness measured.
 type Report struct {
-	Command    string // what it was called with
+	Command    string // that makes it again but for the seed
 	Machine    Machine
 	Contenders []*Contender // ratios are to the first
 }

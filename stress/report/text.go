@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/graphsnap/graphsnap/actors/crashpoint"
 	"github.com/graphsnap/graphsnap/stress/metrics"
 )
 
@@ -95,7 +94,7 @@ func (t *text) comparison(r *Report) {
 		lines = append(lines, []string{c.Name})
 	}
 	for _, row := range rows {
-		if !slices.Contains(narrow, row.Name) {
+		if !row.narrow() {
 			continue
 		}
 		lines[0] = append(lines[0], row.Name)
@@ -115,13 +114,17 @@ func (c Cell) String(unit Unit, ratio bool) string {
 		return ""
 	}
 	s := unit.Format(c.Figure.Median)
-	if ratio && c.Ratio.N > 0 {
-		s += " " + c.Ratio.ratio()
+	if ratio {
+		s += " " + c.Ratio.String()
 	}
 	return s
 }
 
-func (s Spread) ratio() string {
+// String writes the spread of a ratio, "" where there is nothing.
+func (s Spread) String() string {
+	if s.N == 0 {
+		return ""
+	}
 	return fmt.Sprintf("×%s (%s–%s)", digits(s.Median), digits(s.Least), digits(s.Greatest))
 }
 
@@ -135,15 +138,19 @@ func (t *text) effects(effects []Effect) {
 	for _, e := range effects {
 		line := []string{e.String()}
 		for _, name := range narrow {
-			cell := ""
-			if i := slices.IndexFunc(e.Ratios, func(m MeasuredRatio) bool { return m.Name == name }); i >= 0 {
-				cell = e.Ratios[i].Ratio.ratio()
-			}
-			line = append(line, cell)
+			line = append(line, e.ratio(name).String())
 		}
 		lines = append(lines, line)
 	}
 	t.table(lines)
+}
+
+// ratio is that in a measure; its N is 0 where there is none.
+func (e Effect) ratio(measure string) Spread {
+	if i := slices.IndexFunc(e.Ratios, func(m MeasuredRatio) bool { return m.Name == measure }); i >= 0 {
+		return e.Ratios[i].Ratio
+	}
+	return Spread{}
 }
 
 // String names the option with the two values.
@@ -184,11 +191,7 @@ func Shortest(violations []metrics.Violation) metrics.Violation {
 
 // Again is the command that makes the same choices.
 func (r *Report) Again() string {
-	tags := ""
-	if crashpoint.Enabled {
-		tags = "-tags crashpoints "
-	}
-	return fmt.Sprintf("go run -race %s./stress %s -seed %d", tags, r.Command, r.verdict().Seed)
+	return fmt.Sprintf("%s -seed %d", r.Command, r.verdict().Seed)
 }
 
 // verdict returns a result with what the checks of all rounds came to together.
