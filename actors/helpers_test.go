@@ -114,6 +114,6 @@ func occupied(t *testing.T, mailbox int) (o *Owners[int], release func()) {
 
 // cells counts the keys that leave a trace, idle or not.
 func (t *table[V]) cells() (n int) {
-	t.each(func(*cell[V]) bool { n++; return true })
+	t.each(func(*cell[V], *V) bool { n++; return true })
 	return n
 }

@@ -65,23 +65,31 @@ func (o *Owners[V]) Find(key string) (string, *V) {
 // no lock, so f may do as it likes. A key that has a value throughout is passed
 // exactly once; each value was the published one at some moment of the call.
 func (o *Owners[V]) Range(f func(key string, v *V) bool) {
-	o.table.each(func(c *cell[V]) bool {
-		v := c.value.Load()
-		return v == nil || f(c.key, v)
-	})
+	o.table.each(func(c *cell[V], v *V) bool { return v == nil || f(c.key, v) })
 }
 
 // Seed publishes the first value of key. It is for loading, before any message
 // is sent.
-func (o *Owners[V]) Seed(key string, v *V) {
+func (o *Owners[V]) Seed(key string, v *V) { o.seed(nil, key, v) }
+
+// SeedAt is Seed that keeps what it does at the seat. It returns its own copy of key.
+func (o *Owners[V]) SeedAt(at *Seat[V], key string, v *V) string { return o.seed(at, key, v) }
+
+func (o *Owners[V]) seed(at *Seat[V], key string, v *V) string {
 	s, h := o.table.locate(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := o.table.find(s, h, key)
 	if c == nil {
-		c = o.table.insert(s, h, key)
+		if at != nil {
+			c = at.take(key)
+		} else {
+			c = newCell[V](key)
+		}
+		o.table.insert(s, h, c)
 	}
 	c.value.Store(v)
+	return c.key
 }
 
 // Send enqueues m for the owner of key and starts the owner where it is idle. It
@@ -154,7 +162,7 @@ func (o *Owners[V]) enter(key string, owed bool) (*shard[V], *box[V]) {
 		return nil, nil
 	}
 	if c == nil {
-		c = o.table.insert(s, h, key)
+		c = o.table.insert(s, h, newCell[V](key))
 	}
 	b := o.boxes.Get().(*box[V])
 	b.shard, b.cell = s, c

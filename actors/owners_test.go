@@ -219,7 +219,7 @@ func TestIdleKeysCostNoGoroutine(t *testing.T) {
 		}
 		for i := range o.table.shards {
 			for j := range *o.table.shards[i].slots.Load() {
-				if c := (*o.table.shards[i].slots.Load())[j].Load(); c != nil && c.box != nil {
+				if c := (*o.table.shards[i].slots.Load())[j].cell.Load(); c != nil && c.box != nil {
 					t.Fatal("an idle key keeps its mailbox")
 				}
 			}

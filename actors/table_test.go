@@ -33,13 +33,13 @@ func (t *table[V]) check(s *shard[V]) error {
 	}
 	live, tombs := 0, 0
 	for i := range *p {
-		switch c := (*p)[i].Load(); {
+		switch c := (*p)[i].cell.Load(); {
 		case c == nil:
 		case c == t.tomb:
 			tombs++
 		default:
 			live++
-			if t.find(s, c.hash, c.key) != c {
+			if _, h := t.locate(c.key); t.find(s, h, c.key) != c {
 				return fmt.Errorf("%q is in the array and not found", c.key)
 			}
 		}
@@ -70,7 +70,7 @@ func TestTableAgainstMap(t *testing.T) {
 			}
 			switch {
 			case c == nil && (rising || r.IntN(8) == 0):
-				model[key] = tab.insert(s, h, key)
+				model[key] = tab.insert(s, h, newCell[int](key))
 			case c != nil && (!rising || r.IntN(8) == 0):
 				tab.remove(s, c)
 				delete(model, key)
@@ -103,11 +103,11 @@ func TestTableReadersBesideWriters(t *testing.T) {
 	present := make([]*cell[int], len(come))
 	for i, key := range come[:len(come)/2] {
 		_, h := tab.locate(key)
-		present[i] = tab.insert(s, h, key)
+		present[i] = tab.insert(s, h, newCell[int](key))
 	}
 	for _, key := range stay {
 		_, h := tab.locate(key)
-		cells[key] = tab.insert(s, h, key)
+		cells[key] = tab.insert(s, h, newCell[int](key))
 	}
 
 	var stop atomic.Bool
@@ -122,7 +122,7 @@ func TestTableReadersBesideWriters(t *testing.T) {
 			s.mu.Lock()
 			switch c := present[i]; {
 			case c == nil && (rising || step%8 == 0):
-				present[i] = tab.insert(s, h, come[i])
+				present[i] = tab.insert(s, h, newCell[int](come[i]))
 			case c != nil && (!rising || step%8 == 0):
 				tab.remove(s, c)
 				present[i] = nil
@@ -154,7 +154,7 @@ func TestTableReadersBesideWriters(t *testing.T) {
 		seen := map[string]int{}
 		for range 10_000 {
 			clear(seen)
-			tab.each(func(c *cell[int]) bool { seen[c.key]++; return true })
+			tab.each(func(c *cell[int], _ *int) bool { seen[c.key]++; return true })
 			for _, key := range stay {
 				if seen[key] != 1 {
 					t.Error(key, "is there, and was passed", seen[key], "times")
@@ -247,10 +247,11 @@ func TestLoadAndRangeBesideOwners(t *testing.T) {
 func TestProbeEndsInAFullArray(t *testing.T) {
 	tab := newTable[int]()
 	keys, s := keysOfOneShard(tab, 5)
-	slots := make([]atomic.Pointer[cell[int]], 4)
+	slots := make([]slot[int], 4)
 	for i := range slots {
 		_, h := tab.locate(keys[i])
-		slots[i].Store(&cell[int]{key: keys[i], hash: h})
+		slots[i].hash.Store(h)
+		slots[i].cell.Store(newCell[int](keys[i]))
 	}
 	s.slots.Store(&slots)
 	_, h := tab.locate(keys[4])
@@ -259,7 +260,7 @@ func TestProbeEndsInAFullArray(t *testing.T) {
 	}
 	for i := range slots {
 		_, h := tab.locate(keys[i])
-		if c := tab.find(s, h, keys[i]); c != slots[i].Load() {
+		if c := tab.find(s, h, keys[i]); c != slots[i].cell.Load() {
 			t.Error(keys[i], "is there, and was not found")
 		}
 	}
@@ -276,16 +277,21 @@ func TestLoadAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestFind checks that the key that is returned is the one that is kept, not the
-// one that was asked for.
+// TestFind checks that the key that is returned is the one that is kept, wherever a
+// key of its length is kept, and not the one that was asked for.
 func TestFind(t *testing.T) {
 	o := NewOwners[int](Config{Name: "number"})
 	defer o.Close()
-	kept, asked := strings.Clone("key"), strings.Clone("key")
-	o.Seed(kept, new(int))
-	key, v := o.Find(asked)
-	if key != kept || unsafe.StringData(key) != unsafe.StringData(kept) || v != o.Load(kept) {
-		t.Error("Find returns another key or value than what is kept")
+	for _, n := range []int{1, 32, 33, 80, 81} {
+		asked := strings.Repeat("k", n)
+		o.Seed(asked, new(int))
+		key, v := o.Find(asked)
+		if key != asked || v != o.Load(asked) {
+			t.Errorf("Find returns %q, %p of a key of %d bytes", key, v, n)
+		}
+		if again, _ := o.Find(strings.Clone(asked)); unsafe.StringData(again) != unsafe.StringData(key) {
+			t.Error("Find returns another copy than before of a key of", n, "bytes")
+		}
 	}
 	if key, v := o.Find("nobody"); key != "" || v != nil {
 		t.Errorf("Find of an absent key returns %q, %v", key, v)

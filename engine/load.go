@@ -21,11 +21,12 @@ func (e *Engine) load(ctx context.Context, name string) error {
 	defer r.progress.stop()
 	var shared []string // graph IDs that more than one record bears
 	record := func(rec persist.Record) error {
-		s := layers.state(ctx, rec)
-		if s == nil {
+		l := layers.state(ctx, rec)
+		if l == nil {
 			return nil
 		}
-		e.keys.Seed(rec.Key, s)
+		s := &l.state
+		rec.Key = e.keys.SeedAt(&l.seat, rec.Key, s)
 		if b := s.body; b.owned() && !e.graphIDs.Take(b.graphID) {
 			shared = append(shared, b.graphID)
 		}

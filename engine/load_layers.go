@@ -33,12 +33,12 @@ func (e *Engine) newLayerLoader() *layerLoader {
 
 // state turns a record into a snapshot. It answers nil for a borrowed layer that is
 // not there any more.
-func (l *layerLoader) state(ctx context.Context, r persist.Record) *state {
+func (l *layerLoader) state(ctx context.Context, r persist.Record) *loaded {
 	if r.Kind == persist.Borrowed {
 		return l.borrowed(ctx, r)
 	}
 	s := fromRecord(r)
-	l.attach(ctx, s.body, r)
+	l.attach(ctx, &s.body, r)
 	if s.body.pins() && chainID(r.Parent) {
 		l.below[r.Parent] = true
 	}
@@ -77,7 +77,7 @@ func (l *layerLoader) attach(ctx context.Context, b *body, r persist.Record) {
 	}
 }
 
-func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *state {
+func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *loaded {
 	if l.e.layers == nil {
 		log.G(ctx).WithField("key", r.Key).Error("a layer of the layer store is recorded and there is no layer store")
 		l.lost = append(l.lost, r.Key)
@@ -92,7 +92,7 @@ func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *state {
 	}
 	b := l.e.borrowedBody(layer)
 	b.labels, b.updated = r.Labels, r.Updated
-	return &state{phase: present, body: b, leased: true}
+	return &loaded{state: state{phase: present, body: b, leased: true}}
 }
 
 // finish writes down what was found and takes out of keys what stood on layers that
@@ -109,7 +109,7 @@ func (l *layerLoader) finish(ctx context.Context, keys []string) (sound []string
 		r := persist.Record{Key: parent, Kind: persist.Borrowed}
 		if s := l.borrowed(ctx, r); s != nil {
 			l.repair = append(l.repair, persist.Put(r))
-			e.keys.Seed(parent, s)
+			e.keys.Seed(parent, &s.state)
 			keys = append(keys, parent)
 		}
 	}

@@ -69,19 +69,22 @@ func (e *Engine) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...string) 
 	if e.closed.Load() {
 		return errClosed
 	}
-	for _, w := range e.collect() {
+	found, err := e.collect(ctx, filter)
+	if err != nil {
+		return err
+	}
+	for i := range found {
 		if ctx.Err() != nil {
-			return fmt.Errorf("walk: %w", context.Cause(ctx))
+			return errWalkEnded(ctx)
 		}
-		if !filter.Match(w) {
-			continue
-		}
-		if err := fn(ctx, w.body.info(w.key)); err != nil {
+		if err := fn(ctx, found[i].body.info(found[i].key)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+func errWalkEnded(ctx context.Context) error { return fmt.Errorf("walk: %w", context.Cause(ctx)) }
 
 // walked is one snapshot that a walk found. It adapts it to filters.
 type walked struct {
@@ -90,7 +93,7 @@ type walked struct {
 }
 
 // Field implements filters.Adaptor.
-func (w walked) Field(path []string) (string, bool) {
+func (w *walked) Field(path []string) (string, bool) {
 	if len(path) == 0 {
 		return "", false
 	}
@@ -115,25 +118,61 @@ func (w walked) Field(path []string) (string, bool) {
 	return "", false
 }
 
-// collect passes over all keys and then mends what the commits did that happened
-// meanwhile: such a snapshot may have been met under both of its keys, or under
-// neither. The directory tells that it is the same.
-func (e *Engine) collect() []walked {
-	before := e.commits.settled()
-	var found []walked
-	e.keys.Range(func(key string, s *state) bool {
-		if b := s.visible(); b != nil {
-			found = append(found, walked{key, b})
+// sieve keeps what a filter lets through. What it is given waits until there is some
+// more: that of several is then fetched from memory at once, see actors.Owners.Range.
+type sieve struct {
+	filter  filters.Filter
+	waiting [32]walked
+	n       int
+	passed  []walked
+
+	labels int // of all that was given, which nobody asks for: to count them is to fetch them
+}
+
+// add answers whether those that waited were sieved.
+func (s *sieve) add(w walked) bool {
+	s.waiting[s.n] = w
+	if s.n++; s.n < len(s.waiting) {
+		return false
+	}
+	s.sift()
+	return true
+}
+
+func (s *sieve) sift() {
+	for i := range s.waiting[:s.n] {
+		s.labels += len(s.waiting[i].body.labels)
+	}
+	for i := range s.waiting[:s.n] {
+		if s.filter.Match(&s.waiting[i]) {
+			s.passed = append(s.passed, s.waiting[i])
 		}
-		return true
+	}
+	s.n = 0
+}
+
+// collect passes over all keys, takes what the filter lets through, and then mends
+// what the commits did that happened meanwhile: such a snapshot may have been met
+// under both of its keys, or under neither. The directory tells that it is the same.
+func (e *Engine) collect(ctx context.Context, filter filters.Filter) ([]walked, error) {
+	before := e.commits.settled()
+	sieve := sieve{filter: filter}
+	e.keys.Range(func(key string, s *state) bool {
+		b := s.visible()
+		return b == nil || !sieve.add(walked{key, b}) || ctx.Err() == nil
 	})
+	if ctx.Err() != nil {
+		return nil, errWalkEnded(ctx)
+	}
+	sieve.sift()
 	moved := map[string]*moving{}
 	for c := before.next.Load(); c != nil; c = c.next.Load() {
 		moved[c.flip.body.graphID] = c
 	}
 	if len(moved) == 0 {
-		return found
+		return sieve.passed, nil
 	}
+	found := sieve.passed
 	once := found[:0]
 	names := make(map[string]struct{}, len(found))
 	passed := make(map[string]struct{}, len(moved))
@@ -147,6 +186,8 @@ func (e *Engine) collect() []walked {
 		names[w.key] = struct{}{}
 		once = append(once, w)
 	}
+	// One that the filter did not let through under its key may pass under its name.
+	sieve.passed = once
 	for graphID, c := range moved {
 		_, met := passed[graphID]
 		_, taken := names[c.name]
@@ -154,10 +195,11 @@ func (e *Engine) collect() []walked {
 			continue
 		}
 		if b := e.keys.Load(c.name).visible(); b != nil && b.serial == c.flip.body.serial {
-			once = append(once, walked{c.name, b})
+			sieve.add(walked{c.name, b})
 		}
 	}
-	return once
+	sieve.sift()
+	return sieve.passed, nil
 }
 
 // moving is an entry in the log of commits: a snapshot that a flip moves to name.

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/filters"
 	"github.com/containerd/errdefs"
 )
 
@@ -170,6 +173,26 @@ func TestWalkSeesAMoveThatBeganBefore(t *testing.T) {
 	f.done.Store(true)
 	if h.commits.settled().next.Load() != nil {
 		t.Error("a walk that begins now is told of a move that is past")
+	}
+}
+
+// What a filter lets through under its name alone is found where the Commit happens
+// after the key was met, and so is, once, what it lets through under both.
+func TestWalkFiltersAMoveMeanwhile(t *testing.T) {
+	for _, want := range []string{"name", "work name"} {
+		h := furnished(t)
+		committed := false
+		found, err := h.collect(t.Context(), filters.FilterFunc(func(a filters.Adaptor) bool {
+			if !committed {
+				committed = true
+				must(t, h.Commit(t.Context(), "name", "work"))
+			}
+			key, _ := a.Field([]string{"name"})
+			return slices.Contains(strings.Fields(want), key)
+		}))
+		if err != nil || len(found) != 1 {
+			t.Errorf("of %s it finds %v, %v", want, found, err)
+		}
 	}
 }
 

@@ -7,27 +7,28 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 
+	"github.com/graphsnap/graphsnap/actors"
 	"github.com/graphsnap/graphsnap/persist"
 )
 
 // state is what is published of a key. It is never changed once published; its
 // owner publishes another. A million idle keys are a million of them, so fields lie
-// where they leave no gaps, in body too, and first what reads look at.
+// where they leave no gaps, in body too. What reads look at is the end of a state and
+// the beginning of a body, see loaded.
 type state struct {
+	leases  []Lease       // that name the key, sorted
+	event   uint64        // clock of the last change to leases, and of the appearance
+	pending chan struct{} // while reserved or creating: closed when that is decided
+	birth   *birth        // of a snapshot made by this process, until it was answered
+	holds   int32         // mounts of this view; those of directories are in the table of mounts
+	adding  int32         // leases that are being added: the lease manager may not know them
+
+	children int32 // snapshots that have this one as their parent
 	phase    phase
 	leased   bool  // a lease ended, or may have: the snapshot was loaded
 	doubtful bool  // nobody knows whether the disk has that it was removed
-	children int32 // snapshots that have this one as their parent
-	holds    int32 // mounts of this view; those of directories are in the table of mounts
-	adding   int32 // leases that are being added: the lease manager may not know them
 	body     *body // nil where absent or reserved
 	flip     *flip // the Commit under way
-
-	leases []Lease // that name the key, sorted
-	event  uint64  // clock of the last change to leases, and of the appearance
-
-	pending chan struct{} // while reserved or creating: closed when that is decided
-	birth   *birth        // of a snapshot made by this process, until it was answered
 }
 
 type phase uint8
@@ -53,20 +54,22 @@ type body struct {
 	created int64 // Unix nanoseconds, 0 unknown
 	updated int64
 	labels  map[string]string
-	usage   snapshots.Usage // where measured
 
-	serial  uint64   // tells the snapshot from others that bear its key before and after
-	graphID string   // the directory; a view of a parent has that of the parent
-	removal *removal // of the directory, whatever bears the graph ID now; nil where it is a layer's
-	kept    *keeping // the hold that ends with the snapshot, see Mountable.Keep
-	layer   Layer    // that it is or was exported as, with a reference; nil for none
-	chainID string   // that is recorded: of the layer, or of the one that it is about to become
+	usage   snapshots.Usage // where measured
+	serial  uint64          // tells the snapshot from others that bear its key before and after
+	graphID string          // the directory; a view of a parent has that of the parent
+	removal *removal        // of the directory, whatever bears the graph ID now; nil where it is a layer's
+	kept    *keeping        // the hold that ends with the snapshot, see Mountable.Keep
+	layer   Layer           // that it is or was exported as, with a reference; nil for none
+	chainID string          // that is recorded: of the layer, or of the one that it is about to become
 }
 
 // loaded is all that there is of a snapshot when it was loaded. A million of them
-// are a million pieces of memory and not four, and who reads one finds in a cache
-// line or two what Stat tells.
+// are a million pieces of memory and not five. Among that many nothing is in a cache
+// of the processor, so what Stat tells of one lies in a single line of 64 bytes, and
+// the key that it is found by in the next but one.
 type loaded struct {
+	seat    actors.Seat[state]
 	state   state
 	body    body
 	removal removal
@@ -243,7 +246,7 @@ func (b *body) record(key string) persist.Record {
 
 // fromRecord is the opposite of record, as the state of a snapshot that is loaded.
 // What it cannot know is the graph ID of a view that borrows.
-func fromRecord(r persist.Record) *state {
+func fromRecord(r persist.Record) *loaded {
 	l := &loaded{
 		state: state{phase: present, leased: true},
 		body: body{
@@ -272,5 +275,5 @@ func fromRecord(r persist.Record) *state {
 	case persist.Committed:
 		b.kind = snapshots.KindCommitted
 	}
-	return &l.state
+	return l
 }

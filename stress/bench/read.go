@@ -75,14 +75,17 @@ var readRows = []row{
 		unit:    "ns",
 		targets: []target{{of: "containerd", than: "graphsnap", least: 10}},
 		open: func(ctx context.Context, s *site) ([]contender, error) {
-			return labelled(ctx, s, func(ctx context.Context, p peer.Snapshotter, keys int) (int, error) {
-				n := s.n(20_000, 100)
-				for i := range n {
-					if _, err := p.Usage(ctx, name(int64(1+i%keys))); err != nil {
+			names := make([]string, s.n(20_000, 100)) // making one takes longer than Usage
+			for i := range names {
+				names[i] = name(int64(1 + i))
+			}
+			return labelled(ctx, s, func(ctx context.Context, p peer.Snapshotter, _ int) (int, error) {
+				for _, name := range names {
+					if _, err := p.Usage(ctx, name); err != nil {
 						return 0, err
 					}
 				}
-				return n, nil
+				return len(names), nil
 			})
 		},
 	},
