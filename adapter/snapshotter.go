@@ -197,3 +197,6 @@ func (s *snapshotter) Remove(_ context.Context, key string) error {
 }
 
 func (s *snapshotter) Close() error { return s.engine.Close() }
+
+// Stats tells of the engine, to those that assert it.
+func (s *snapshotter) Stats() engine.Stats { return s.engine.Stats() }

@@ -21,6 +21,7 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	err := command(ctx, os.Args[1:], os.Stdout)
 	stop()
 	switch {

@@ -54,6 +54,11 @@ func (t *BuildKit) Traits() target.Traits {
 	return target.Traits{Name: "buildkit", Driver: t.driver, Leased: true}
 }
 
+// Stats implements target.Telling.
+func (t *BuildKit) Stats() engine.Stats {
+	return t.Snapshotter.(target.Telling).Stats()
+}
+
 // View implements target.Target.
 func (t *BuildKit) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (target.Mountable, error) {
 	m, err := t.Docker.View(ctx, key, parent, opts...)

@@ -24,7 +24,7 @@ type Progress struct {
 	// On a terminal a bar, else lines on out.
 	bar  *progressbar.ProgressBar
 	out  io.Writer
-	line time.Duration // when the last one was written
+	next time.Duration // when a line is due
 
 	before metrics.Sample
 }
@@ -54,10 +54,10 @@ func (p *Progress) Sample(s metrics.Sample) {
 		_ = p.bar.Set(p.permille(s)) // a bar that cannot be drawn does not end the run
 		return
 	}
-	if s.At-p.line < lineInterval {
+	if s.At < p.next {
 		return
 	}
-	p.before, p.line = s, s.At
+	p.before, p.next = s, s.At+lineInterval
 	fmt.Fprintf(p.out, "%s%6s  %d operations, %s, p99 %s, %d under way%s, %d faults\n",
 		p.prefix(), s.At.Round(time.Second), s.Operations, PerSecond.Format(rate), duration(s.P99), s.InFlight, queues(s), s.Errors)
 }
