@@ -21,6 +21,7 @@ help:
 	@echo "make demo-farm    two graphsnapd in network namespaces, a registry between them: one takes what the other built"
 	@echo "make corpus       Dockerfiles whose images must be those of stock buildkitd and dockerd, byte by byte"
 	@echo "make bench-export how long the export of a small change on a large base takes, beside stock buildkitd"
+	@echo "make mutate       faults planted one at a time in actors, persist, mounts and engine: do tests notice?"
 	@echo "make build        .build/graphsnapd and BuildKit's stock buildctl"
 	@echo "make clean        remove .build"
 
@@ -161,6 +162,15 @@ crash: setup-test
 CRASH_DURATION ?= 1h
 crash-hour: setup-test
 	GRAPHSNAP_CRASH_DURATION=$(CRASH_DURATION) .ci/with-scratch go test -count=1 -timeout 0 -v -run '^TestKilledUnderLoad$$' ./adapter
+
+# Small faults planted in actors, persist, mounts and engine one at a time, to see that
+# tests notice: all of them, and as many of each kind as take some minutes.
+.PHONY: mutate mutate-sample
+mutate: setup-test
+	.ci/with-scratch go run ./stress/mutate -json .build/mutate.json $(MUTATEFLAGS)
+
+mutate-sample: setup-test
+	.ci/with-scratch go run ./stress/mutate -sample 40
 
 # A wide build beside stock buildkitd of the same version; see also bench-dockerd.
 .PHONY: bench-wide

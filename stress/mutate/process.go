@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A fault may make a loop that never ends, with memory or a file that grows. These
+// bound what it takes before it is ended, in bytes.
+const (
+	maxMemory = 16 << 30 // of addresses, which Go reserves freely
+	maxFile   = 1 << 30
+	maxOutput = 1 << 20 // kept
+)
+
+// outcome is how a test binary ended.
+type outcome struct {
+	passed bool
+	by     string // the test that failed, or what ended it instead
+	output string
+	took   time.Duration
+}
+
+var failedTest = regexp.MustCompile(`(?m)^\s*--- FAIL: ([^/\s]+)`)
+
+// run runs tests one after the other, until one fails or they take longer than limit
+// together, with the environment changed, in a temporary directory of their own.
+func (b *binary) run(ctx context.Context, tests []string, limit time.Duration, env ...string) (outcome, error) {
+	dir, err := os.MkdirTemp(scratch(), "mutate-")
+	if err != nil {
+		return outcome{}, err
+	}
+	defer os.RemoveAll(dir)
+	// The tests' own limit makes them say where they hang; the other is for those in
+	// which not even that works.
+	ctx, cancel := context.WithTimeout(ctx, limit+5*time.Second)
+	defer cancel()
+	c := exec.CommandContext(ctx, b.path, "-test.run", "^("+strings.Join(tests, "|")+")$", "-test.failfast",
+		"-test.count=1", "-test.timeout", limit.String())
+	c.Dir = b.dir
+	c.Env = append(append(os.Environ(), "TMPDIR="+dir), env...)
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
+	c.WaitDelay = time.Second // processes that tests start may hold the output open
+	var out bounded
+	c.Stdout, c.Stderr = &out, &out
+	began := time.Now()
+	if err := c.Start(); err != nil {
+		return outcome{}, err
+	}
+	for resource, limit := range map[int]uint64{unix.RLIMIT_AS: maxMemory, unix.RLIMIT_FSIZE: maxFile} {
+		_ = unix.Prlimit(c.Process.Pid, resource, &unix.Rlimit{Cur: limit, Max: limit}, nil) // it may have ended
+	}
+	err = c.Wait()
+	_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // what they started
+	o := outcome{passed: err == nil || errors.Is(err, exec.ErrWaitDelay), output: out.String(), took: time.Since(began)}
+	switch failed := failedTest.FindStringSubmatch(o.output); {
+	case o.passed:
+	case ctx.Err() != nil || strings.Contains(o.output, "panic: test timed out after"):
+		o.by = "hangs"
+	case failed != nil:
+		o.by = failed[1]
+	case strings.Contains(o.output, "panic: ") || strings.Contains(o.output, "fatal error: "):
+		o.by = "panics"
+	default:
+		o.by = err.Error()
+	}
+	return o, nil
+}
+
+// scratch is where files of tests go.
+func scratch() string {
+	const memory = "/dev/shm"
+	if st, err := os.Stat(memory); err == nil && st.IsDir() && unix.Access(memory, unix.W_OK) == nil {
+		return memory
+	}
+	return os.TempDir()
+}
+
+// tests lists the tests of the binary that match.
+func (b *binary) tests(ctx context.Context, match string) ([]string, error) {
+	c := exec.CommandContext(ctx, b.path, "-test.list", match)
+	c.Dir = b.dir
+	out, err := c.Output()
+	if err != nil {
+		return nil, err
+	}
+	var tests []string
+	for _, line := range strings.Fields(string(out)) {
+		if strings.HasPrefix(line, "Test") || strings.HasPrefix(line, "Fuzz") {
+			tests = append(tests, line)
+		}
+	}
+	return tests, nil
+}
+
+func on(m *mutant) string { return environmentOn + "=" + strconv.Itoa(m.number) }
+
+// bounded keeps the first part of what is written to it.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := maxOutput - b.Len(); room > 0 {
+		_, _ = b.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
