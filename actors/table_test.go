@@ -91,6 +91,23 @@ func TestTableAgainstMap(t *testing.T) {
 	}
 }
 
+// Removal is cheap: while an eighth of the slots is full the array stays.
+func TestTableRemovesWithoutCopying(t *testing.T) {
+	tab := newTable[int]()
+	keys, s := keysOfOneShard(tab, 100)
+	var cells []*cell[int]
+	for _, key := range keys {
+		_, h := tab.locate(key)
+		cells = append(cells, tab.insert(s, h, key))
+	}
+	was := s.slots.Load()
+	for _, c := range cells[len(*was)/8:] {
+		if tab.remove(s, c); s.slots.Load() != was {
+			t.Fatalf("copied with %d live in %d slots", s.live, len(*was))
+		}
+	}
+}
+
 // Beside writers, who make the array grow, shrink and fill with tombs, a key that
 // is there throughout is always found and passed exactly once.
 func TestTableReadersBesideWriters(t *testing.T) {

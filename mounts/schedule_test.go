@@ -121,6 +121,9 @@ func TestAcquireCancelledInLineForMailbox(t *testing.T) {
 			all = append(all, acquiring(ctx, table, fmt.Sprint(i)))
 		}
 		synctest.Wait()
+		if n := table.Queued(); n != 1 {
+			t.Errorf("%d messages wait in a mailbox that holds 1", n)
+		}
 		cancel()
 		synctest.Wait()
 		close(busy)

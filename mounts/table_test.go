@@ -266,6 +266,52 @@ func TestPanicInHandlerFailsItsCaller(t *testing.T) {
 	})
 }
 
+// inside is a message that does something in the goroutine of the table.
+type inside func(*actor)
+
+func (do inside) withdraw(a *actor, _ error) { do(a) }
+func (do inside) fail(*actor, error)         {}
+
+// Whoever waits for a message that panicked is told, also by one that was parked, and
+// nothing of it stays.
+func TestPanicFailsThoseWhoWait(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, table *Table, d *fakeDriver, get, put gate) {
+		panicked := errors.New("panicked")
+		a := acquiring(t.Context(), table, "x")
+		get <- nil
+		h := (<-a).hold
+		released := doing(h.Release)
+		synctest.Wait()
+		m := &seal{id: "x"}
+		sealed := doing(func() error {
+			_, err := actors.Call[message](t.Context(), table.mailbox, m, &m.Reply)
+			return err
+		})
+		synctest.Wait()
+		table.mailbox.Owe(&withdraw{parked: inside(func(a *actor) { m.fail(a, panicked) })})
+		if err := <-sealed; !errors.Is(err, panicked) {
+			t.Errorf("Seal: %v", err)
+		}
+		again := doing(func() error { return table.Seal(t.Context(), "x", nil) })
+		synctest.Wait()
+		pending(t, again) // not refused: no removal is under way
+		table.mailbox.Owe(&withdraw{parked: inside(func(a *actor) { (&returned{call: a.entries["x"].call}).fail(a, panicked) })})
+		if err := <-released; !errors.Is(err, panicked) {
+			t.Errorf("Release: %v", err)
+		}
+		if err := <-again; !errors.Is(err, panicked) {
+			t.Errorf("Seal: %v", err)
+		}
+		put <- nil
+		synctest.Wait()
+		wantHeld(t, table)
+
+		// One that cannot even be failed ends nothing.
+		table.mailbox.Owe(&returned{})
+		wantHeld(t, table)
+	})
+}
+
 // A panic in freed is logged, and all that the message led to takes effect.
 func TestPanicInFreed(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, table *Table, d *fakeDriver, get, put gate) {
