@@ -360,13 +360,9 @@ func TestBeginThatFailsIsNotIndeterminate(t *testing.T) {
 
 func TestOpenOfAFileThatIsHeld(t *testing.T) {
 	s := newStore(t)
-	began := time.Now()
 	_, err := Open(context.Background(), s.path, Options{})
 	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), s.path) {
 		t.Errorf("got %v", err)
-	}
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("took %v", took)
 	}
 }
 

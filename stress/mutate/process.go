@@ -29,6 +29,7 @@ type outcome struct {
 	by     string // the test that failed, or what ended it instead
 	output string
 	took   time.Duration
+	cost   time.Duration // of processors, without processes that tests start and kill
 }
 
 var failedTest = regexp.MustCompile(`(?m)^\s*--- FAIL: ([^/\s]+)`)
@@ -64,6 +65,7 @@ func (b *binary) run(ctx context.Context, tests []string, limit time.Duration, e
 	err = c.Wait()
 	_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // what they started
 	o := outcome{passed: err == nil || errors.Is(err, exec.ErrWaitDelay), output: out.String(), took: time.Since(began)}
+	o.cost = c.ProcessState.UserTime() + c.ProcessState.SystemTime()
 	switch failed := failedTest.FindStringSubmatch(o.output); {
 	case o.passed:
 	case ctx.Err() != nil || strings.Contains(o.output, "panic: test timed out after"):

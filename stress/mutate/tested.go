@@ -27,18 +27,24 @@ var above = map[string][]struct {
 // slowest is how long a test of the package itself may take.
 const slowest = 2 * time.Minute
 
-// fast is how long a test may take that is run before the others.
-const fast = 200 * time.Millisecond
+// The tests that come by a mutant are run in batches, those that take least processor
+// time first: of the first batch so long together, of each other one so many times as
+// long as the one before.
+const (
+	firstBatch = 50 * time.Millisecond
+	nextBatch  = 4
+)
 
 // leastLimit is how long tests may take at least that take a moment with no mutant on,
 // on a machine that does something else meanwhile.
-var leastLimit = 10 * time.Second
+var leastLimit = 20 * time.Second
 
 // tested is what a test does when no mutant is on.
 type tested struct {
 	Name    string
 	Took    time.Duration
-	Reached []int // numbers of mutants that it comes by
+	Cost    time.Duration // of processors
+	Reached []int         // numbers of mutants that it comes by
 }
 
 // examine runs each test of the binary alone. Tests that fail, or take longer than
@@ -70,7 +76,7 @@ func (b *binary) examine(ctx context.Context, match string, slowest time.Duratio
 		if err != nil {
 			return err
 		}
-		t := tested{Name: name, Took: o.took}
+		t := tested{Name: name, Took: o.took, Cost: o.cost}
 		for _, line := range strings.Fields(string(text)) {
 			n, err := strconv.Atoi(line)
 			if err != nil {
@@ -84,28 +90,39 @@ func (b *binary) examine(ctx context.Context, match string, slowest time.Duratio
 		return nil
 	})
 	found = slices.DeleteFunc(found, func(t tested) bool { return t.Name == "" })
-	slices.SortFunc(found, func(x, y tested) int { return cmp.Compare(x.Took, y.Took) })
+	slices.SortFunc(found, func(x, y tested) int { return cmp.Compare(x.Cost, y.Cost) })
 	return found, err
 }
 
-// batches returns the tests that come by a mutant, the fast ones and the others, and
-// how long all of a batch may take.
-func batches(all []tested, m *mutant) (names [2][]string, limits [2]time.Duration) {
-	for _, t := range all {
-		if _, reached := slices.BinarySearch(t.Reached, m.number); !reached {
-			continue
+// batch is tests that are run together, and how long they may take.
+type batch struct {
+	tests []string
+	limit time.Duration
+}
+
+// batches returns the tests that come by a mutant.
+func batches(all []tested, m *mutant) (list []batch) {
+	var next batch
+	var cost time.Duration
+	for bound := firstBatch; ; bound *= nextBatch {
+		for len(all) > 0 && cost < bound {
+			t := all[0]
+			all = all[1:]
+			if _, reached := slices.BinarySearch(t.Reached, m.number); reached {
+				next.tests = append(next.tests, t.Name)
+				next.limit += 4 * t.Took
+				cost += t.Cost
+			}
 		}
-		i := 0
-		if t.Took > fast {
-			i = 1
+		if len(next.tests) > 0 {
+			next.limit = max(next.limit, leastLimit).Round(time.Second)
+			list = append(list, next)
 		}
-		names[i] = append(names[i], t.Name)
-		limits[i] += 4 * t.Took
+		if len(all) == 0 {
+			return list
+		}
+		next, cost = batch{}, 0
 	}
-	for i := range limits {
-		limits[i] = max(limits[i], leastLimit).Round(time.Second)
-	}
-	return names, limits
 }
 
 // fileOf returns the file that has the test, "" where it is not found.

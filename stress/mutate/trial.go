@@ -85,18 +85,15 @@ func (t *trial) with(ctx context.Context, overlay, dir, folder, match string, sl
 	began := time.Now()
 	err = inParallel(ctx, t.parallel, left, func(ctx context.Context, _, i int) error {
 		m, r := mutants[i], all[i]
-		names, limits := batches(tests, m)
-		r.Reached = r.Reached || len(names[0])+len(names[1]) > 0
+		list := batches(tests, m)
+		r.Reached = r.Reached || len(list) > 0
 		v := t.known.of(m)
 		if v.Passed[folder] == b.hash {
 			return nil
 		}
 		var o outcome
-		for j := range names {
-			if len(names[j]) == 0 {
-				continue
-			}
-			if o, err = b.run(ctx, names[j], limits[j], on(m)); err != nil {
+		for _, batch := range list {
+			if o, err = b.run(ctx, batch.tests, batch.limit, on(m)); err != nil {
 				return err
 			}
 			if !o.passed {
