@@ -1,0 +1,255 @@
+package engine
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/graphsnap/graphsnap/actors"
+)
+
+// A mount of a view that went ends no hold of the one that bears its key now, and
+// nothing is mounted by what was returned of the first.
+func TestHoldsAreThoseOfOneView(t *testing.T) {
+	ctx := t.Context()
+	h := openWithoutLeases(t)
+	must(t, h.Prepare(ctx, "work", ""))
+	must(t, h.Commit(ctx, "base", "work"))
+	first, err := h.View(ctx, "view", "base")
+	must(t, err)
+	_, releaseFirst, err := first.Mount()
+	must(t, err)
+	must(t, h.Remove(ctx, "view"))
+	now, err := h.View(ctx, "view", "base")
+	must(t, err)
+	_, release, err := now.Mount()
+	must(t, err)
+	must(t, releaseFirst())
+	h.quiet()
+	if n := h.keys.Load("view").holds; n != 1 {
+		t.Errorf("%d holds are counted of a view that is mounted once", n)
+	}
+	if _, _, err := first.Mount(); !errdefs.IsNotFound(err) {
+		t.Errorf("a view that is gone: %v", err)
+	}
+	if n := h.keys.Load("view").holds; n != 1 {
+		t.Errorf("%d holds are counted of a view that is mounted once", n)
+	}
+	must(t, release())
+	h.quiet()
+	if n := h.keys.Load("view").holds; n != 0 {
+		t.Errorf("%d holds are counted of a view that is not mounted", n)
+	}
+}
+
+// What is measured while somebody writes, or while the snapshot goes, is not
+// remembered; and of one that went it is not said that measuring failed.
+func TestUsageIsThatOfOneSnapshotAtRest(t *testing.T) {
+	ctx := t.Context()
+	measure := func(t *testing.T, meanwhile func(h *harness, m *Mountable) error) (*harness, error) {
+		h := openWithoutLeases(t)
+		must(t, h.Prepare(ctx, "work", ""))
+		m, err := h.Mounts(ctx, "work")
+		must(t, err)
+		must(t, h.Commit(ctx, "base", "work"))
+		h.driver.before = func(call, _ string) error {
+			if call != "Usage" {
+				return nil
+			}
+			h.driver.calm()
+			return meanwhile(h, m)
+		}
+		_, err = h.Usage(ctx, "base")
+		h.quiet()
+		return h, err
+	}
+	t.Run("nobody writes", func(t *testing.T) {
+		h, err := measure(t, func(*harness, *Mountable) error { return nil })
+		must(t, err)
+		if !h.keys.Load("base").body.measured {
+			t.Error("it is not remembered")
+		}
+		n := h.driver.count("Usage")
+		must(t, second(h.Usage(ctx, "base")))
+		if h.driver.count("Usage") != n {
+			t.Error("it is measured again")
+		}
+	})
+	t.Run("somebody wrote", func(t *testing.T) {
+		h, err := measure(t, func(_ *harness, m *Mountable) error {
+			_, release, err := m.Mount()
+			if err == nil {
+				err = release()
+			}
+			return err
+		})
+		must(t, err)
+		if h.keys.Load("base").body.measured {
+			t.Error("it is remembered")
+		}
+	})
+	t.Run("somebody writes", func(t *testing.T) {
+		var release func() error
+		h, err := measure(t, func(_ *harness, m *Mountable) (err error) {
+			_, release, err = m.Mount()
+			return err
+		})
+		must(t, err)
+		must(t, second(h.Usage(ctx, "base")))
+		h.quiet()
+		if h.keys.Load("base").body.measured {
+			t.Error("it is remembered")
+		}
+		must(t, release())
+	})
+	t.Run("another bears the name", func(t *testing.T) {
+		h, err := measure(t, func(h *harness, _ *Mountable) error {
+			must(t, h.Remove(ctx, "base"))
+			must(t, h.Prepare(ctx, "work", ""))
+			return h.Commit(ctx, "base", "work")
+		})
+		must(t, err)
+		if h.keys.Load("base").body.measured {
+			t.Error("it is remembered of the other")
+		}
+	})
+	for _, anew := range []bool{false, true} {
+		_, err := measure(t, func(h *harness, _ *Mountable) error {
+			must(t, h.Remove(ctx, "base"))
+			if anew {
+				must(t, h.Prepare(ctx, "work", ""))
+				must(t, h.Commit(ctx, "base", "work"))
+			}
+			return errors.New("no such file or directory")
+		})
+		if !errdefs.IsNotFound(err) {
+			t.Errorf("it went while it was measured, another bears the name %v: %v", anew, err)
+		}
+	}
+	_, err := measure(t, func(*harness, *Mountable) error { return errors.New("input/output error") })
+	if err == nil || errdefs.IsNotFound(err) {
+		t.Errorf("it is there, and could not be measured: %v", err)
+	}
+}
+
+// P5: a listing says nothing about what happened after it began.
+func TestBeforeAListing(t *testing.T) {
+	answered := func(clock uint64) *birth {
+		b := &birth{}
+		b.answered.Store(clock)
+		return b
+	}
+	for _, c := range []struct {
+		s     state
+		clock uint64
+		want  bool
+	}{
+		{state{event: 5}, 4, false},
+		{state{event: 5}, 5, false},
+		{state{event: 5}, 6, true},
+		{state{event: 5, birth: answered(0)}, 6, false}, // not answered yet
+		{state{event: 5, birth: answered(7)}, 6, false},
+		{state{event: 5, birth: answered(7)}, 7, false},
+		{state{event: 5, birth: answered(7)}, 8, true},
+	} {
+		if got := c.s.before(c.clock); got != c.want {
+			t.Errorf("event %d, birth %+v, listing %d: %v, want %v", c.s.event, c.s.birth, c.clock, got, c.want)
+		}
+	}
+}
+
+// Whether a snapshot is the one that somebody knows does not depend on its key.
+func TestSnapshotsAreToldApart(t *testing.T) {
+	b := &body{serial: 1, kind: snapshots.KindView}
+	relabelled := *b
+	for _, c := range []struct {
+		s    *state
+		want bool
+	}{
+		{nil, false},
+		{&state{}, false},
+		{&state{phase: present, body: b}, true},
+		{&state{phase: present, body: &relabelled}, true},
+		{&state{phase: present, body: &body{serial: 2}}, false},
+		{&state{phase: creating, body: b}, false},
+		{&state{phase: lost, body: b}, false},
+	} {
+		if got := c.s.is(b); got != c.want {
+			t.Errorf("%+v: %v, want %v", c.s, got, c.want)
+		}
+	}
+}
+
+// P5: snapshots from before Open stay for the time of grace, whatever the listing says,
+// while others go.
+func TestGraceIsForSnapshotsFromBefore(t *testing.T) {
+	ctx := t.Context()
+	h := open(t, WithGrace(time.Hour))
+	l := Lease{"ns", "l"}
+	for _, key := range []string{"old", "kept"} {
+		h.lease(Lease{"ns", key}, key)
+		must(t, h.Prepare(ctx, key, ""))
+	}
+	must(t, h.Close())
+	h.leases.drop(Lease{"ns", "old"})
+	h.reopen()
+	h.lease(l, "new")
+	must(t, h.Prepare(ctx, "new", ""))
+	h.endLease(Lease{"ns", "old"}) // it comes to know once more
+	h.endLease(l)
+	eventually(t, "what was made now goes", func() bool { return h.absent("new") })
+	if h.absent("old") || h.absent("kept") {
+		t.Error("a snapshot from before went in the time of grace")
+	}
+	must(t, h.Close())
+	h.opts = []Option{WithGrace(0)}
+	h.reopen()
+	eventually(t, "without grace it goes", func() bool { return h.absent("old") })
+	if h.absent("kept") {
+		t.Error("a snapshot that a lease names went")
+	}
+}
+
+// Close waits for the owners of leases and of settings, which write.
+func TestCloseWaitsForEveryOwner(t *testing.T) {
+	for name, stall := range map[string]func(e *Engine, wait func()){
+		"leases":   func(e *Engine, wait func()) { e.leases.Owe("busy", &claimsStall{wait: wait}) },
+		"settings": func(e *Engine, wait func()) { e.namespaces.Owe("busy", &namesStall{wait: wait}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := open(t)
+				goOn := make(chan struct{})
+				stall(h.Engine, func() { <-goOn })
+				closed := make(chan error, 1)
+				go func() { closed <- h.Close() }()
+				synctest.Wait()
+				select {
+				case <-closed:
+					t.Error("Close returned while an owner was at work")
+				default:
+				}
+				close(goOn)
+				must(t, <-closed)
+			})
+		})
+	}
+}
+
+type claimsStall struct {
+	actors.Reply[done]
+	wait func()
+}
+
+func (m *claimsStall) Handle(*actors.Owner[claims]) { m.wait() }
+
+type namesStall struct {
+	actors.Reply[done]
+	wait func()
+}
+
+func (m *namesStall) Handle(*actors.Owner[[]string]) { m.wait() }
