@@ -253,3 +253,108 @@ type namesStall struct {
 }
 
 func (m *namesStall) Handle(*actors.Owner[[]string]) { m.wait() }
+
+// The result of a creation is that of the one that asked, not of another that has the
+// key since its owner panicked.
+func TestCreationsOfOneKeyAreToldApart(t *testing.T) {
+	ctx := t.Context()
+	h := open(t)
+	second := make(chan error, 1)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	h.driver.before = func(call, id string) error {
+		switch {
+		case call == "Create" && id == "key":
+			h.keys.Seed("key", nil) // as after a panic between the write and what it publishes
+			go func() { second <- h.Prepare(ctx, "key", "") }()
+			<-begun
+		case call == "Create":
+			close(begun)
+			<-goOn
+		}
+		return nil
+	}
+	if err := h.Prepare(ctx, "key", ""); !errdefs.IsAborted(err) {
+		t.Errorf("the first: %v", err)
+	}
+	if s := h.keys.Load("key"); s == nil || s.phase != creating {
+		t.Errorf("the second is under way, and published is %+v", s)
+	}
+	close(goOn)
+	must(t, <-second)
+	if b := h.keys.Load("key").visible(); b == nil || b.graphID == "key" || !h.driver.Exists(b.graphID) {
+		t.Errorf("the second was answered, and published is %+v", b)
+	}
+	h.driver.calm()
+}
+
+// Who waits for a key is told when what has it can neither be finished nor undone.
+func TestWaitForAKeyEndsWithTheDatabase(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	second := make(chan error, 1)
+	h.driver.before = func(call, _ string) error {
+		if call != "Create" {
+			return nil
+		}
+		waits := make(chan struct{})
+		go func() {
+			close(waits)
+			second <- h.Prepare(ctx, "key", "")
+		}()
+		<-waits
+		h.breakSync()
+		return errors.New("no space left on device")
+	}
+	if err := h.Prepare(ctx, "key", ""); err == nil {
+		t.Error("created")
+	}
+	if err := <-second; !errdefs.IsUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+	if !h.absent("key") {
+		t.Error("it is there")
+	}
+	h.driver.calm()
+	_ = h.Close()
+	h.driver.keep("key")
+	h.reopen()
+}
+
+// A removal is of the snapshot that a listing left unnamed, as it was then.
+func TestRemovalIsOfWhatWasListed(t *testing.T) {
+	ctx := t.Context()
+	h := open(t)
+	h.leases.mu.Lock()
+	h.leases.fail = errors.New("no leases today") // so that nobody else removes it
+	h.leases.mu.Unlock()
+	l := Lease{"ns", "l"}
+	must(t, h.AddLease(ctx, l, "key", func() error { return nil }))
+	must(t, h.Prepare(ctx, "key", ""))
+	before := h.clock.Add(1)
+	h.EndLease(l)
+	h.quiet()
+	b := h.keys.Load("key").body
+	remove := func(b *body, clock uint64) error {
+		_, err := actors.AskOwed(h.keys, "key", &remove{question: question[*body]{e: h.Engine}, body: b, clock: clock})
+		return err
+	}
+	if err := remove(b, before); !errors.Is(err, errRevoked) {
+		t.Errorf("listed before its lease ended: %v", err)
+	}
+	other := *b
+	other.serial++
+	if err := remove(&other, h.clock.Add(1)); !errors.Is(err, errRevoked) {
+		t.Errorf("another was listed: %v", err)
+	}
+	must(t, h.AddLease(ctx, l, "key", func() error { return nil }))
+	if err := remove(b, h.clock.Add(1)); !errors.Is(err, errRevoked) {
+		t.Errorf("a lease names it again: %v", err)
+	}
+	if h.absent("key") {
+		t.Fatal("it went")
+	}
+	h.leases.mu.Lock()
+	h.leases.fail = nil
+	h.leases.mu.Unlock()
+	h.leases.add(l, "key")
+}

@@ -125,6 +125,9 @@ func TestRegistrationThatFailsIsUndone(t *testing.T) {
 			}
 			h.checkTables()
 			h.driver.calm()
+			if r := h.crashed()["base"]; r.ChainID != "" {
+				t.Errorf("%s failed, and recorded is the intent to be %s", call, r.ChainID)
+			}
 			_, err := h.EnsureLayer(ctx, "base")
 			must(t, err)
 		}

@@ -103,6 +103,9 @@ func TestADirectoryOfTwoRecordsIsThatOfOne(t *testing.T) {
 				}
 				eventually(t, "what stood on the other one goes", func() bool { return r.keys.Load("on") == nil })
 				r.settled()
+				if rec, ok := r.crashed()["loses"]; ok {
+					t.Errorf("recorded is still %+v", rec)
+				}
 				must(t, r.Prepare(t.Context(), "loses", "base"))
 				if b := r.keys.Load("loses").visible(); b.graphID == keeps.GraphID {
 					t.Error("the directory is shared again")

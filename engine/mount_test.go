@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -39,6 +40,28 @@ func TestMountThatIsLeftToTheHolder(t *testing.T) {
 	defer h.driver.mu.Unlock()
 	if h.driver.calls["Put"] != 0 {
 		t.Error("what nobody mounted was unmounted")
+	}
+}
+
+// P6: what the driver mounted is bound read-only for a view, and writable else.
+func TestViewsAreReadOnly(t *testing.T) {
+	h := furnished(t)
+	view, err := h.View(t.Context(), "view", "base")
+	must(t, err)
+	empty, err := h.View(t.Context(), "empty", "")
+	must(t, err)
+	work, err := h.Mounts(t.Context(), "work")
+	must(t, err)
+	for m, readonly := range map[*Mountable]bool{view: true, empty: true, work: false} {
+		how, release, err := m.Mount()
+		must(t, err)
+		if len(how) != 1 || slices.Contains(how[0].Options, "ro") != readonly {
+			t.Errorf("%q is mounted with %q", m.key, how[0].Options)
+		}
+		must(t, release())
+	}
+	if err := second(h.Mounts(t.Context(), "base")); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("mounts of a committed snapshot: %v", err)
 	}
 }
 
