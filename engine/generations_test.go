@@ -258,7 +258,7 @@ func (m *namesStall) Handle(*actors.Owner[[]string]) { m.wait() }
 // key since its owner panicked.
 func TestCreationsOfOneKeyAreToldApart(t *testing.T) {
 	ctx := t.Context()
-	h := open(t)
+	h := open(t, WithDriverParallelism(2))
 	second := make(chan error, 1)
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	h.driver.before = func(call, id string) error {
