@@ -98,7 +98,7 @@ func TestTableRemovesWithoutCopying(t *testing.T) {
 	var cells []*cell[int]
 	for _, key := range keys {
 		_, h := tab.locate(key)
-		cells = append(cells, tab.insert(s, h, key))
+		cells = append(cells, tab.insert(s, h, newCell[int](key)))
 	}
 	was := s.slots.Load()
 	for _, c := range cells[len(*was)/8:] {
