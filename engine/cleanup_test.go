@@ -5,13 +5,17 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
 
 // Cleanup returns when what can be deleted is, says what could not be, does not wait
 // for what is held, and is no reason for Close to wait.
-func TestCleanup(t *testing.T) {
+func TestCleanup(t *testing.T) { synctest.Test(t, cleanUp) }
+
+func cleanUp(t *testing.T) {
 	ctx := t.Context()
 	h := openWithoutLeases(t)
 	for _, key := range []string{"a", "busy", "held"} {
@@ -41,6 +45,12 @@ func TestCleanup(t *testing.T) {
 		t.Errorf("given up: %v", err)
 	}
 	go func() { done <- h.Cleanup(ctx) }()
+	time.Sleep(time.Minute) // of the bubble: it looks many times
+	select {
+	case err := <-done:
+		t.Errorf("it returned while a directory is being deleted: %v", err)
+	default:
+	}
 	close(goOn)
 	must(t, <-done)
 	if h.driver.Exists("a") {

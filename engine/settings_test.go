@@ -131,6 +131,7 @@ func TestLeaseKeys(t *testing.T) {
 func TestAliasesFollowLeases(t *testing.T) {
 	ctx := t.Context()
 	h := openWithLayers(t)
+	h.layers.contents["pulled"] = "of a layer of its own"
 	low := h.layers.image("low", "")
 	high := h.layers.image("high", low.ChainID())
 	added := func(l Lease, keys ...string) Lease {
@@ -164,7 +165,23 @@ func TestAliasesFollowLeases(t *testing.T) {
 	h.endLease(twin)
 	aliases(map[string]string{"other": high.ChainID()})
 
-	// A layer that came to be after the lease named it.
+	// A layer that was pulled after a lease named it.
+	pulled := h.layers.image("pulled", "")
+	chain := pulled.ChainID()
+	if h.layers.Peek(chain).GraphID() == "pulled" {
+		must(t, h.layers.Release(pulled))
+		soon := added(Lease{"ns", "soon"}, chain)
+		aliases(map[string]string{"other": high.ChainID()})
+		pulled = h.layers.image("pulled", "")
+		must(t, h.Prepare(ctx, "child", chain))
+		aliases(map[string]string{"other": high.ChainID(), "soon": chain})
+		h.endLease(soon)
+	} else {
+		t.Error("two images have the same layer: nothing is tested here")
+	}
+	must(t, h.layers.Release(pulled))
+
+	// One that was named behind the engine's back.
 	late := added(Lease{"ns", "late"}, "late")
 	must(t, h.layers.Release(high))
 	h.leases.add(late, low.ChainID())
