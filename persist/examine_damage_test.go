@@ -3,7 +3,9 @@ package persist
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,6 +13,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
 )
 
 // pagesOf returns for each record the pages that it depends on.
@@ -206,7 +211,7 @@ func TestDamagedBranchPageCostsNothing(t *testing.T) {
 	}
 	want := examine(t, whole)
 	pageSize := os.Getpagesize()
-	branches := 0
+	branches, said := 0, 0
 	for id := 2; id < len(data)/pageSize; id++ {
 		if flags := binary.NativeEndian.Uint16(data[id*pageSize+8:]); flags != flagBranch {
 			continue
@@ -220,9 +225,93 @@ func TestDamagedBranchPageCostsNothing(t *testing.T) {
 		}
 		if got := examine(t, path); !reflect.DeepEqual(got.byKey(), want.byKey()) {
 			t.Errorf("branch page %d: %d records, want %d; %q", id, len(got.Records), len(want.Records), got.Damage)
+		} else if says := fmt.Sprintf("page %d: says that it is page", id); slices.ContainsFunc(got.Damage, func(d string) bool { return strings.HasPrefix(d, says) }) {
+			said++
+		} else if len(got.Damage) > 0 { // else it is one of an earlier transaction
+			t.Errorf("branch page %d: it is not said that its number is wrong: %q", id, got.Damage)
 		}
+	}
+	if said == 0 {
+		t.Error("of no page it is said that its number is wrong")
 	}
 	if branches < 2 {
 		t.Errorf("there are %d branch pages, this test needs some", branches)
+	}
+}
+
+// The list of free pages is compared with the pages that are in use.
+func TestDamageOfTheListOfFreePagesIsSaid(t *testing.T) {
+	whole := realistic(t, 700, true)
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := readPages(strings.NewReader(string(data)), int64(len(data)), false)
+	if err != nil || len(r.damage) > 0 || len(r.free) < 2 {
+		t.Fatalf("%v, %q, %d free pages", err, r.damage, len(r.free))
+	}
+	list := int(int64(r.meta.freelist)*r.meta.pageSize) + pageHeader
+	first := binary.NativeEndian.Uint64(data[list:])
+	for _, c := range []struct {
+		id   uint64
+		says string
+	}{
+		{1, "lists the free page 1, which cannot be"},
+		{r.meta.pages, fmt.Sprintf("lists the free page %d, which cannot be", r.meta.pages)},
+		{first, fmt.Sprintf("lists the free page %d, which cannot be", first)}, // twice
+		{r.meta.root, fmt.Sprintf("page %d: in use, and listed as free", r.meta.root)},
+	} {
+		damaged := slices.Clone(data)
+		binary.NativeEndian.PutUint64(damaged[list+8:], c.id)
+		path := filepath.Join(t.TempDir(), "snapshots.db")
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		x := examine(t, path)
+		if !slices.ContainsFunc(x.Damage, func(d string) bool { return strings.HasSuffix(d, c.says) }) {
+			t.Errorf("%q is not said: %q", c.says, x.Damage)
+		}
+		if !reflect.DeepEqual(x.byKey(), examine(t, whole).byKey()) {
+			t.Errorf("%q: records are missing", c.says)
+		}
+	}
+}
+
+// A repair that fails changes nothing, and leaves but the copy of the file.
+func TestRepairThatFailsLeavesTheFile(t *testing.T) {
+	path := realistic(t, 50, true)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backup, err := examine(t, path).Repair(context.Background(), Commit(committed("n", "absent", ""), "absent"))
+	if !errdefs.IsNotFound(err) || backup == "" {
+		t.Errorf("%q, %v", backup, err)
+	}
+	for _, name := range []string{path, backup} {
+		if after, err := os.ReadFile(name); err != nil || !slices.Equal(before, after) {
+			t.Errorf("%s is not what the file was (%v)", name, err)
+		}
+	}
+	if _, err := os.Stat(path + suffixCopy); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a half-made database is left: %v", err)
+	}
+	wantClosed(t, filepath.Dir(path))
+}
+
+// A repair takes out what cannot be a removal, and leaves those that are.
+func TestRepairOfRemovals(t *testing.T) {
+	s := newStore(t)
+	s.write(Removing("sound"))
+	s.dockerd(func(tx *bolt.Tx) {
+		s.put(tx, bucketRemoving, "of-another-bucket", "value", strings.Repeat("k", MaxKey+1), "")
+	})
+	s.close()
+	if _, err := examine(t, s.path).Repair(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.open()
+	if got := s.load().removals; len(got) != 1 || !got["sound"] {
+		t.Errorf("%d removals are left, of which one is sound: %v", len(got), got["sound"])
 	}
 }

@@ -3,6 +3,7 @@ package persist
 import (
 	"context"
 	"maps"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -22,8 +23,25 @@ func newStore(t testing.TB) *store {
 	t.Helper()
 	s := &store{t: t, path: filepath.Join(t.TempDir(), "snapshots.db")}
 	s.open()
-	t.Cleanup(func() { _ = s.Close() })
+	t.Cleanup(func() {
+		_ = s.Close()
+		wantClosed(t, filepath.Dir(s.path))
+	})
 	return s
+}
+
+// wantClosed finds files below dir that are open. A lock goes with its file.
+func wantClosed(t testing.TB, dir string) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if target, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(target, dir) {
+			t.Errorf("%s is open still", target)
+		}
+	}
 }
 
 func (s *store) open() {

@@ -211,6 +211,53 @@ func TestGraphIDThatIsNotTheKey(t *testing.T) {
 	s.wantRecords(name, active("g2", ""))
 }
 
+// A record that is put again, of another graph ID or of another kind, takes all of the
+// first with it.
+func TestPutReplacesTheWholeRecord(t *testing.T) {
+	view := Record{Key: "n", Kind: View, Parent: "p", Created: 1, Updated: 1}
+	for _, c := range []struct {
+		first, then Record
+		want        buckets
+	}{
+		{committed("n", "g", "p"), committed("n", "g2", "q"), buckets{"n": {"committed": "g2"}, "g2": {"parent": "q", "iscommitted": ""}}},
+		{committed("n", "g", "p"), active("n", "q"), buckets{"n": {"parent": "q"}}},
+		{active("n", "p"), committed("n", "g", "q"), buckets{"n": {"committed": "g"}, "g": {"parent": "q", "iscommitted": ""}}},
+		{committed("n", "g", "p"), view, buckets{}},
+		{active("n", "p"), view, buckets{}},
+	} {
+		s := newStore(t)
+		s.write(Put(c.first))
+		s.write(Put(c.then))
+		s.wantDockerdSees(c.want)
+		s.wantRecords(c.then)
+		if left := s.load().leftovers; len(left) > 0 {
+			t.Errorf("%v after %v leaves %v", c.then.Kind, c.first.Kind, left)
+		}
+	}
+}
+
+// Of two records that bear one graph ID one outranks the other.
+func TestOneRecordOutranksTheOther(t *testing.T) {
+	name, key, own, older := committed("n", "g", ""), active("k", ""), active("g", ""), active("j", "")
+	key.GraphID, older.GraphID, older.Created = "g", "g", key.Created-1
+	twin := older
+	twin.Key = "k2"
+	order := []Record{name, own, older, twin, key}
+	for i, r := range order {
+		for j, o := range order {
+			if got := r.Outranks(&o); got != (i < j) {
+				t.Errorf("%q outranks %q: %v", r.Key, o.Key, got)
+			}
+		}
+	}
+	// Where neither kind nor age tell, the one whose graph ID is its key does.
+	named := committed("g", "g", "")
+	named.Created = name.Created + 1
+	if !named.Outranks(&name) || name.Outranks(&named) {
+		t.Error("of two names the one that is the graph ID is outranked")
+	}
+}
+
 func TestWhatDockerdCannotSayIsKeptApart(t *testing.T) {
 	s := newStore(t)
 	view := Record{Key: "v", Kind: View, Parent: "n", Created: 1, Updated: 1, Labels: map[string]string{"l": "1"}}
@@ -289,9 +336,20 @@ func TestNameThatIsHiddenAsWell(t *testing.T) {
 	n := Record{Key: "n", Kind: Committed, GraphID: "x", Parent: "p"}
 	x := Record{Key: "x", Kind: Committed, GraphID: "y", Parent: "n", Measured: true, Size: 3, Inodes: -1}
 	s.wantRecords(n, x)
+	x.ChainID, x.Size, x.Labels = digestOf("c"), 4, map[string]string{"l": "v"}
+	s.write(Put(x)) // as one of ours, with all fields
+	s.wantRecords(n, x)
 	s.write(Delete("x"))
 	s.wantDockerdSees(buckets{"n": {"committed": "x"}, "x": {"parent": "p", "iscommitted": ""}})
 	s.wantRecords(n)
+	if err := s.bolt.View(func(tx *bolt.Tx) error {
+		if at := lookUp(tx, "x"); at.extra != nil {
+			t.Errorf("the hidden bucket has %q", at.extra)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestUndecodableRecordDoesNotHideOthers(t *testing.T) {
