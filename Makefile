@@ -89,12 +89,10 @@ bench-dockerd: setup-dockerd dockerd
 test-dockerd: setup-dockerd dockerd
 	.ci/with-scratch go test -count=1 -timeout 40m -v $(TESTFLAGS) ./adapter/dockerd
 
-# Ten times as many power losses as in the other tests, and on real file systems one
-# after each crash point.
+# Ten times as many power losses as in the other tests.
 .PHONY: powerloss
 powerloss: setup-test
 	GRAPHSNAP_POWERLOSS=10 .ci/with-scratch go test -count=1 -timeout 2h -v $(TESTFLAGS) ./stress/powerloss
-	.ci/with-scratch go test -tags crashpoints -count=1 -timeout 1h -parallel 3 -v -run '^TestPowerLostAtEachCrashPoint$$' ./adapter
 
 # graphsnap beside dockerd's snapshotter, containerd's and a bare loop, interleaved:
 # about ten minutes. BENCHFLAGS='-rows pair' chooses rows.
@@ -157,6 +155,11 @@ crash: setup-test
 	go vet -tags crashpoints ./actors/... ./adapter
 	.ci/with-scratch go test -tags crashpoints -count=1 -timeout 30m -parallel 3 -v -run '^TestKilledAtEachCrashPoint$$' ./adapter
 	GRAPHSNAP_CRASH_ROUNDS=80 .ci/with-scratch go test -count=1 -timeout 30m -v -run '^TestKilledUnderLoad$$' ./adapter
+
+# Machines that lose their power after each crash point, on ext4 and btrfs.
+.PHONY: crash-power
+crash-power: setup-test
+	.ci/with-scratch go test -tags crashpoints -count=1 -timeout 30m -parallel 3 -v -run '^TestPowerLostAtEachCrashPoint$$' ./adapter
 
 # Under load for an hour, or for CRASH_DURATION.
 CRASH_DURATION ?= 1h

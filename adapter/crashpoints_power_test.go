@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPowerLostAtEachCrashPoint needs the tag crashpoints, see `make powerloss`.
+// TestPowerLostAtEachCrashPoint needs the tag crashpoints, see `make crash-power`.
 func TestPowerLostAtEachCrashPoint(t *testing.T) {
 	if os.Geteuid() != 0 {
 		cannot(t, "graph drivers mount, which needs root")
@@ -35,6 +35,7 @@ func TestPowerLostAtEachCrashPoint(t *testing.T) {
 			k := &killer{site: bareSite(t, driver), died: map[string]int{}}
 			k.disk = k.note("disk of the machine")
 			mountImage(t, k.disk, k.root, 256, mkfs...)
+			t.Cleanup(func() { must(t, k.unmountAll(t)) }) // btrfs mounts its home on itself
 			must(t, errors.Join(os.Mkdir(k.path("tmp"), 0o700), os.Mkdir(k.path(driver), 0o700), k.synced()))
 			t.Parallel()
 			for _, sc := range scenes {
@@ -96,10 +97,7 @@ func (k *killer) losePower(t *testing.T) {
 	t.Helper()
 	later := k.disk + ".later"
 	must(t, copyAtOneMoment(later, k.disk))
-	for _, point := range append(k.mounts(t), k.root) {
-		must(t, unix.Unmount(point, 0))
-	}
-	must(t, os.Rename(later, k.disk))
+	must(t, errors.Join(k.unmountAll(t), unix.Unmount(k.root, 0), os.Rename(later, k.disk)))
 	if out, err := exec.Command("mount", "-o", "loop", k.disk, k.root).CombinedOutput(); err != nil {
 		t.Fatalf("what the power loss left cannot be mounted: %v: %s", err, out)
 	}
@@ -110,6 +108,14 @@ func (k *killer) losePower(t *testing.T) {
 	boot = bytes.TrimSpace(boot)
 	db = bytes.ReplaceAll(db, boot, bytes.Repeat([]byte{'-'}, len(boot)))
 	must(t, os.WriteFile(k.path("snapshots.db"), db, 0o600))
+}
+
+// unmountAll unmounts what is mounted below the site's file system.
+func (k *killer) unmountAll(t *testing.T) (err error) {
+	for _, point := range k.mounts(t) {
+		err = errors.Join(err, unix.Unmount(point, 0))
+	}
+	return err
 }
 
 // copyAtOneMoment copies a file that the kernel may still write to, as it was at some

@@ -63,6 +63,7 @@ func (v *victim) act(t *testing.T) {
 	sc := sceneOf(t, v.order.Scene)
 	d := v.raise(t, sc)
 	if sc.run != nil {
+		v.knows(t, d.driver)
 		d.stage(t)
 	}
 	if sc.prepare != nil {
@@ -80,7 +81,9 @@ func (v *victim) act(t *testing.T) {
 	}
 	d.barrier(t)
 	writeJSON(t, v.note(fileBefore), d.looked(t))
-	v.knows(t, d.driver)
+	if !sc.unsynced {
+		must(t, v.synced())
+	}
 	v.arm(t)
 	must(t, sc.run(t, d))
 	must(t, os.WriteFile(v.note(fileAnswered), nil, 0o600))
