@@ -126,7 +126,16 @@ func (m *commit) Handle(o *owner) {
 		updated: now,
 		labels:  inherit(s.body.labels, m.labels),
 	}
+	var whole *persist.Deferred
+	if s.birth != nil {
+		whole = s.birth.whole
+	}
+	// The committed record, too, says that the directory is whole.
+	whole.Drop()
 	if err := m.e.db.Write(m.ctx, persist.Commit(m.flip.body.record(m.name), o.Key())); err != nil {
+		if whole != nil {
+			m.e.db.Later(persist.Put(s.body.record(o.Key())))
+		}
 		m.Fail(err)
 		return
 	}

@@ -170,26 +170,9 @@ func inode(t *testing.T, root string) uint64 {
 // P9 on a file system that is really full: nothing is lost, and all goes on
 // without a restart when there is room.
 func TestAFullDiskHurtsNothing(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("a small file system needs root")
-	}
-	h := &harness{t: t, driver: newMemoryDriver(), leases: newMemoryLeases(), root: t.TempDir()}
-	must(t, syscall.Mount("none", h.root, "tmpfs", 0, "size=1m"))
-	t.Cleanup(func() { _ = syscall.Unmount(h.root, syscall.MNT_DETACH) })
-	h.opts = []Option{WithGrace(0)}
-	h.reopen()
-
+	h := onASmallDisk(t)
 	l := Lease{Namespace: "ns", ID: "l"}
-	big := snapshots.WithLabels(map[string]string{"filler": strings.Repeat("x", 4000)})
-	var kept []string
-	var err error
-	for i := 0; err == nil && i < 10_000; i++ {
-		key := fmt.Sprint("k", i)
-		h.lease(l, key)
-		if err = h.Prepare(t.Context(), key, "", big); err == nil {
-			kept = append(kept, key)
-		}
-	}
+	kept, err := h.fill(l)
 	if !errdefs.IsUnavailable(err) || !errors.Is(err, persist.ErrNoRoom) || !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("full: %v", err)
 	}
@@ -204,8 +187,8 @@ func TestAFullDiskHurtsNothing(t *testing.T) {
 	// A removal that finds no room is made up for, too. Whether it finds any
 	// depends on the pages that are free.
 	h.endLease(l)
-	must(t, syscall.Mount("none", h.root, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
-	must(t, h.Prepare(t.Context(), "roomy", "", big))
+	h.makeRoom()
+	must(t, h.Prepare(t.Context(), "roomy", ""))
 	for _, key := range kept {
 		eventually(t, key+" is removed", func() bool { return h.absent(key) })
 	}
@@ -213,4 +196,72 @@ func TestAFullDiskHurtsNothing(t *testing.T) {
 		t.Error("without a lease from the beginning, it was removed")
 	}
 	h.finish()
+}
+
+// A Commit for which there is no room leaves what it was to commit as it is: on disk,
+// too, the snapshot is whole.
+func TestACommitWithoutRoomLeavesAWholeSnapshot(t *testing.T) {
+	h := onASmallDisk(t)
+	kept, _ := h.fill(Lease{Namespace: "ns", ID: "l"})
+	key := kept[len(kept)-1]
+	if err := h.Commit(t.Context(), "name", key, filler); !errors.Is(err, persist.ErrNoRoom) {
+		t.Fatalf("commit: %v, want no room", err)
+	}
+	h.makeRoom()
+	must(t, h.Close())
+	db, err := persist.Open(t.Context(), filepath.Join(h.root, "snapshots.db"), persist.Options{})
+	must(t, err)
+	defer db.Close()
+	found := false
+	must(t, db.Load(func(r persist.Record) error {
+		if r.Key == key {
+			found = true
+			if r.Creating || r.Kind != persist.Active {
+				t.Errorf("%+v", r)
+			}
+		}
+		return nil
+	}, nil, nil))
+	if !found {
+		t.Error("it has no record")
+	}
+}
+
+// onASmallDisk opens an engine whose database is on a file system of a megabyte.
+func onASmallDisk(t *testing.T) *harness {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("a small file system needs root")
+		}
+		t.Skip("a small file system needs root")
+	}
+	h := &harness{t: t, driver: newMemoryDriver(), leases: newMemoryLeases(), root: t.TempDir()}
+	must(t, syscall.Mount("none", h.root, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { _ = syscall.Unmount(h.root, syscall.MNT_DETACH) })
+	h.opts = []Option{WithGrace(0)}
+	h.reopen()
+	return h
+}
+
+// filler makes records large.
+var filler = snapshots.WithLabels(map[string]string{"filler": strings.Repeat("x", 4000)})
+
+// fill prepares snapshots under l until the disk is full, and returns those that were
+// acknowledged and the error of the next.
+func (h *harness) fill(l Lease) (kept []string, err error) {
+	h.t.Helper()
+	for i := 0; err == nil && i < 10_000; i++ {
+		key := fmt.Sprint("k", i)
+		h.lease(l, key)
+		if err = h.Prepare(h.t.Context(), key, "", filler); err == nil {
+			kept = append(kept, key)
+		}
+	}
+	return kept, err
+}
+
+func (h *harness) makeRoom() {
+	h.t.Helper()
+	must(h.t, syscall.Mount("none", h.root, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
 }

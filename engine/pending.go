@@ -36,6 +36,9 @@ func (s *state) free(key string) error {
 func (e *Engine) untilDecided(ctx context.Context, ask func() error) error {
 	for {
 		err := ask()
+		if err == nil {
+			return nil
+		}
 		var p errPending
 		if !errors.As(err, &p) {
 			return err

@@ -35,16 +35,6 @@ func (e *Engine) Prepare(ctx context.Context, key, parent string, opts ...snapsh
 	return nil
 }
 
-// PrepareMounts is Prepare, and Mounts of what it made, whatever becomes of the key
-// meanwhile. It blocks and fails as Prepare does.
-func (e *Engine) PrepareMounts(ctx context.Context, key, parent string, opts ...snapshots.Opt) (*Mountable, error) {
-	b, err := e.create(ctx, snapshots.KindActive, key, parent, opts)
-	if err != nil {
-		return nil, fmt.Errorf("prepare %q: %w", abridged(key), err)
-	}
-	return e.mountable(key, b), nil
-}
-
 // View creates the read-only snapshot key of the committed snapshot parent, or of
 // an empty directory where parent is "", and returns how to mount it. Views of
 // one snapshot share its directory and its mount. It blocks and fails as Prepare
@@ -199,6 +189,9 @@ func (e *Engine) abandon(key string, b *body) error {
 
 // initialLabels applies the options of Prepare, View and Commit.
 func initialLabels(opts []snapshots.Opt) (map[string]string, error) {
+	if len(opts) == 0 {
+		return nil, nil
+	}
 	var base snapshots.Info
 	for _, opt := range opts {
 		if err := opt(&base); err != nil {
@@ -276,7 +269,7 @@ func (m *created) Handle(o *owner) {
 			return
 		}
 	} else {
-		m.e.db.Later(whole)
+		s.birth.whole = m.e.db.Later(whole)
 	}
 	s.phase = present
 	s.event = m.e.clock.Add(1)

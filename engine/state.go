@@ -108,9 +108,14 @@ type flip struct {
 	body *body // set before done
 }
 
-// birth holds the clock of the moment in which a creation was about to be
-// answered, 0 before.
-type birth struct{ answered atomic.Uint64 }
+// birth is what is remembered of a creation until the first change that follows its
+// answer.
+type birth struct {
+	answered atomic.Uint64 // clock of the moment in which it was about to be answered, 0 before
+	// whole says on disk that the directory is, unless a Commit does so sooner. Only
+	// the owner looks at it.
+	whole *persist.Deferred
+}
 
 // visible returns the snapshot that callers may see, nil for none.
 func (s *state) visible() *body {

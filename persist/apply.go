@@ -18,6 +18,9 @@ type txn struct {
 	// values holds the encodings that bbolt refers to until the transaction ends.
 	// When it grows, those written before stay where they are.
 	values []byte
+	// ours are our buckets that were looked for, nil where there is none: to find out
+	// anew for each key that there is no bucket costs as much as to look into it.
+	ours map[string]*bolt.Bucket
 }
 
 // reset makes t ready for the next transaction, when nothing refers to the values
@@ -28,6 +31,7 @@ func (t *txn) reset(tx *bolt.Tx) {
 		t.values = nil
 	}
 	t.Tx, t.values = tx, t.values[:0]
+	clear(t.ours)
 }
 
 func (t *txn) apply(m *Mutation) error {
@@ -310,16 +314,33 @@ func (t *txn) putWhole(r *Record) error {
 	return t.putOurs(bucketSnapshots, r.Key, t.encode(r, partWhole))
 }
 
+// our returns a bucket of our own, nil where there is none.
+func (t *txn) our(bucket string) *bolt.Bucket {
+	b, known := t.ours[bucket]
+	if !known {
+		b = t.Bucket(bytesOf(bucket))
+		if t.ours == nil {
+			t.ours = map[string]*bolt.Bucket{}
+		}
+		t.ours[bucket] = b
+	}
+	return b
+}
+
 func (t *txn) putOurs(bucket, key string, value []byte) error {
-	b, err := t.CreateBucketIfNotExists(bytesOf(bucket))
-	if err != nil {
-		return err
+	b := t.our(bucket)
+	if b == nil {
+		var err error
+		if b, err = t.CreateBucket(bytesOf(bucket)); err != nil {
+			return err
+		}
+		t.ours[bucket] = b
 	}
 	return b.Put(bytesOf(key), value)
 }
 
 func (t *txn) getOurs(bucket, key string) []byte {
-	b := t.Bucket(bytesOf(bucket))
+	b := t.our(bucket)
 	if b == nil {
 		return nil
 	}
@@ -327,7 +348,7 @@ func (t *txn) getOurs(bucket, key string) []byte {
 }
 
 func (t *txn) deleteOurs(bucket, key string) error {
-	b := t.Bucket(bytesOf(bucket))
+	b := t.our(bucket)
 	if b == nil {
 		return nil
 	}

@@ -33,7 +33,8 @@ type env struct {
 // message is a list of mutations that are applied all or none.
 type message struct {
 	mutations []Mutation
-	due       bool // somebody waits: a Write, or the end of the idle time
+	due       bool        // somebody waits: a Write, or the end of the idle time
+	dropped   atomic.Bool // see Deferred.Drop
 	actors.Reply[struct{}]
 }
 
@@ -119,16 +120,18 @@ func (w *writer) write(ctx context.Context, mutations []Mutation) error {
 }
 
 // later is Later.
-func (w *writer) later(mutations []Mutation) {
+func (w *writer) later(mutations []Mutation) *message {
 	for i := range mutations {
 		if err := mutations[i].check(); err != nil {
 			w.log.WithError(err).Error("snapshot database: a change nobody waits for was dropped")
-			return
+			return nil
 		}
 	}
-	if !w.mailbox.Owe(&message{mutations: mutations}) {
+	m := &message{mutations: mutations}
+	if !w.mailbox.Owe(m) {
 		w.log.Error("snapshot database: a change nobody waits for came after Close and was dropped")
 	}
+	return m
 }
 
 func (w *writer) err() error {
@@ -243,6 +246,7 @@ func (w *writer) commit(batch []*message) []*message {
 			_ = tx.Rollback() // barriers and reminders only
 		}
 		for _, m := range batch {
+			m.mutations = nil // who may still drop it does not keep them
 			m.Answer(struct{}{})
 		}
 		return batch
@@ -331,6 +335,9 @@ func (w *writer) apply(m *message) (err error) {
 			err = fmt.Errorf("snapshot database %s: panic: %v", w.path, p)
 		}
 	}()
+	if m.dropped.Load() {
+		m.mutations = nil
+	}
 	for i := range m.mutations {
 		if err := w.txn.apply(&m.mutations[i]); err != nil {
 			return err

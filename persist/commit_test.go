@@ -252,6 +252,24 @@ func TestLaterRidesInOrder(t *testing.T) {
 	s.wantRecords(committed("n", "k", ""), active("l", ""), active("at close", ""))
 }
 
+func TestDroppedLaterIsLeftOut(t *testing.T) {
+	s, g := openGated(t, Options{Idle: time.Hour})
+	g.closed.Store(true)
+	var none *Deferred
+	none.Drop()
+	dropped := s.Later(Put(active("dropped", "")))
+	s.Later(Put(active("kept", "")))
+	dropped.Drop()
+	late := s.Later(Put(active("late", "")))
+	s.write(Put(active("written", "")))
+	late.Drop() // it is durable
+	if n := s.Stats().Messages; n != 3 {
+		t.Errorf("%d messages were made durable, want 3", n)
+	}
+	s.reopen()
+	s.wantRecords(active("kept", ""), active("late", ""), active("written", ""))
+}
+
 func TestWriteOfNothingIsABarrier(t *testing.T) {
 	s := newStore(t)
 	s.write()

@@ -198,7 +198,11 @@ func prefetch(ctx context.Context, path string) <-chan struct{} {
 			return
 		}
 		defer f.Close()
-		buf := make([]byte, 1<<20)
+		st, err := f.Stat()
+		if err != nil {
+			return
+		}
+		buf := make([]byte, min(1<<20, st.Size()+1)) // one more, to see the end of it
 		for n := 0; n < prefetchLimit && ctx.Err() == nil; n += len(buf) {
 			if _, err := f.Read(buf); err != nil {
 				return
@@ -240,7 +244,19 @@ func (db *DB) Write(ctx context.Context, m ...Mutation) error { return db.w.writ
 // so many in flight as it was itself admitted for. What was not yet durable at a
 // crash is lost, and what cannot be applied is logged; what finds no room on the
 // disk is tried again until there is. Close makes the rest durable.
-func (db *DB) Later(m ...Mutation) { db.w.later(m) }
+func (db *DB) Later(m ...Mutation) *Deferred { return (*Deferred)(db.w.later(m)) }
+
+// Deferred is a change that was given to Later.
+type Deferred message
+
+// Drop leaves the change out if it is not in a transaction yet. It is for who is
+// about to make a Write that says the same and more, and gives it to Later again
+// should that fail. Nil has nothing to drop.
+func (d *Deferred) Drop() {
+	if d != nil {
+		d.dropped.Store(true)
+	}
+}
 
 // Err returns nil, or why writes are refused since a transaction failed.
 func (db *DB) Err() error { return db.w.err() }
