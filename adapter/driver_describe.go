@@ -42,8 +42,7 @@ func newDescriber(d *driver) (*describer, error) {
 		return nil, nil
 	}
 	// The mount system call takes a page, with the NUL at its end. 512 bytes of it
-	// are left for what a client adds: containerd (core/mount) starts to shorten the
-	// options itself there, and the label of SELinux is in no option of ours.
+	// are left for what a client adds, as containerd (core/mount) does.
 	o := &describer{room: os.Getpagesize() - 512}
 	switch _, err := os.Stat("/sys/module/overlay/parameters/index"); {
 	case err == nil:
@@ -92,9 +91,9 @@ func (d *driver) Describe(id string, readonly bool) ([]mount.Mount, error) {
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
 }
 
-// describes tells whether the mount of id fits into the options of a mount, that of
-// an active snapshot and that of a view alike: which it is to be does not matter, so
-// that all holders agree.
+// describes tells whether the mount of id fits into the options of a mount as those
+// who mount it shorten them, that of an active snapshot and that of a view alike:
+// which it is to be does not matter, so that all holders agree.
 func (d *driver) describes(id string) (bool, error) {
 	if d.describer == nil {
 		return false, nil
@@ -102,6 +101,15 @@ func (d *driver) describes(id string) (bool, error) {
 	lowers, err := d.lowers(id)
 	if err != nil {
 		return false, err
+	}
+	// Who mounts what is longer than a page, containerd and with it BuildKit, does so
+	// from the directory that the lower ones have in common, the home (core/mount,
+	// executor/oci).
+	if len(lowers) > 1 {
+		home := filepath.Dir(d.links) + "/"
+		for i := range lowers {
+			lowers[i] = strings.TrimPrefix(lowers[i], home)
+		}
 	}
 	diff, work := filepath.Join(d.dir(id), fileDiff), filepath.Join(d.dir(id), fileWork)
 	longest := strings.Join(d.describer.active(diff, work, lowers), ",")

@@ -50,11 +50,14 @@ func (s *snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	if err := refuseMapping(key, opts); err != nil {
 		return nil, err
 	}
-	m, err := s.engine.PrepareMounts(ctx, key, parent, opts...)
-	if err != nil {
+	if err := s.engine.Prepare(ctx, key, parent, opts...); err != nil {
 		return nil, err
 	}
-	return mounts(ctx, m)
+	m, err := s.engine.Mounts(context.WithoutCancel(ctx), key)
+	if err != nil {
+		return nil, err // somebody removed or committed it already
+	}
+	return s.mounts(ctx, key, m)
 }
 
 func (s *snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
@@ -65,18 +68,14 @@ func (s *snapshotter) View(ctx context.Context, key, parent string, opts ...snap
 	if err != nil {
 		return nil, err
 	}
-	return mounts(ctx, m)
+	return s.mounts(ctx, key, m)
 }
 
-// mounts returns the mounts of a new snapshot, or undoes it. The error is ErrNotFound
-// where somebody removed it already.
-func mounts(ctx context.Context, m *engine.Mountable) ([]mount.Mount, error) {
+// mounts returns the mounts of a new snapshot, or undoes it.
+func (s *snapshotter) mounts(ctx context.Context, key string, m *engine.Mountable) ([]mount.Mount, error) {
 	mounts, err := m.Keep()
 	if err != nil && !errdefs.IsNotFound(err) {
-		// Not what bears the key by now, where somebody committed it or removed it.
-		if undo := m.Discard(context.WithoutCancel(ctx)); !errdefs.IsNotFound(undo) {
-			err = errors.Join(err, undo)
-		}
+		err = errors.Join(err, s.engine.Remove(context.WithoutCancel(ctx), key))
 	}
 	return mounts, err
 }
