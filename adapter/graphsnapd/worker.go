@@ -70,7 +70,9 @@ func newWorker(ctx context.Context, set *settings, atEnd func(what string, close
 	}
 	store := containerdsnapshot.NewContentStore(mdb.ContentStore(), namespace)
 
-	snap, leaseManager, err := newSnapshotter(driver, root, ctdmetadata.NewLeaseManager(mdb))
+	commits := newLeaseCommits(mdb)
+	atEnd("finish changes of leases", commits.Close)
+	snap, leaseManager, err := newSnapshotter(driver, root, commits)
 	if err != nil {
 		return nil, fmt.Errorf("open snapshotter: %w", err)
 	}
