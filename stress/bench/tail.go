@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/layer"
+	"golang.org/x/sys/unix"
 
 	"github.com/graphsnap/graphsnap/stress/peer"
 )
@@ -69,6 +70,16 @@ func writeFiles(dir string, n, size int) error {
 	return nil
 }
 
+// syncFileSystem writes out what the file system of dir has not on disk.
+func syncFileSystem(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
 type tail struct {
 	s     *site
 	p     peer.Snapshotter
@@ -88,6 +99,10 @@ func (t *tail) round(ctx context.Context) (map[string]figure, error) {
 		return nil, err
 	}
 	if err := t.p.Commit(ctx, big, key); err != nil {
+		return nil, err
+	}
+	// What was written so far must not be flushed while others are measured.
+	if err := syncFileSystem(t.files); err != nil {
 		return nil, err
 	}
 	quiet := make(chan struct{})

@@ -39,20 +39,14 @@ func NewNull(copies bool, before func(call, id string) error) *Null {
 	}
 }
 
-// Name implements Driver.
-func (d *Null) Name() string { return "null" }
-
-// Describes implements Driver.
-func (d *Null) Describes() bool { return false }
-
-// Calls implements Driver.
+// Calls returns how often each method was called.
 func (d *Null) Calls() map[string]uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.calls)
 }
 
-// Wrong implements Driver.
+// Wrong returns the promises that were broken since the last call.
 func (d *Null) Wrong() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -61,22 +55,22 @@ func (d *Null) Wrong() []string {
 	return wrong
 }
 
-// Directories implements Driver.
-func (d *Null) Directories() (map[string]bool, error) {
+// Directories returns the graph IDs that have one.
+func (d *Null) Directories() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ids := make(map[string]bool, len(d.parents))
 	for id := range d.parents {
 		ids[id] = true
 	}
-	return ids, nil
+	return ids
 }
 
-// Mounted implements Driver.
-func (d *Null) Mounted() ([]string, error) {
+// Mounted returns the graph IDs that are mounted.
+func (d *Null) Mounted() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Collect(maps.Keys(d.mounted)), nil
+	return slices.Collect(maps.Keys(d.mounted))
 }
 
 func (d *Null) enter(call, id string) error {
