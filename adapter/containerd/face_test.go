@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -60,17 +61,15 @@ func TestErrorsAndLabels(t *testing.T) {
 			err  error
 			want func(error) bool
 		}{
-			"removal of a parent":     {sn.Remove(ctx, "base"), errdefs.IsFailedPrecondition},
-			"removal of nothing":      {sn.Remove(ctx, "absent"), errdefs.IsNotFound},
-			"commit onto a name":      {sn.Commit(ctx, "base", "child"), errdefs.IsAlreadyExists},
-			"preparing a taken key":   {second(sn.Prepare(ctx, "child", "base")), errdefs.IsAlreadyExists},
-			"preparing on an active":  {second(sn.Prepare(ctx, "other", "child")), errdefs.IsFailedPrecondition},
-			"viewing an active":       {second(sn.View(ctx, "other", "child")), errdefs.IsFailedPrecondition},
-			"mounting a committed":    {second(sn.Mounts(ctx, "base")), errdefs.IsFailedPrecondition},
-			"mapping IDs":             {second(sn.Prepare(ctx, "other", "base", snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotUIDMapping: "0:1000:1"}))), errdefs.IsNotImplemented},
-			"viewing with mapped IDs": {second(sn.View(ctx, "other", "base", snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotGIDMapping: "0:1000:1"}))), errdefs.IsNotImplemented},
-			"usage of nothing":        {second(sn.Usage(ctx, "absent")), errdefs.IsNotFound},
-			"key with NUL":            {sn.Remove(ctx, "a\x00b"), errdefs.IsInvalidArgument},
+			"removal of a parent":    {sn.Remove(ctx, "base"), errdefs.IsFailedPrecondition},
+			"removal of nothing":     {sn.Remove(ctx, "absent"), errdefs.IsNotFound},
+			"commit onto a name":     {sn.Commit(ctx, "base", "child"), errdefs.IsAlreadyExists},
+			"preparing a taken key":  {second(sn.Prepare(ctx, "child", "base")), errdefs.IsAlreadyExists},
+			"preparing on an active": {second(sn.Prepare(ctx, "other", "child")), errdefs.IsFailedPrecondition},
+			"viewing an active":      {second(sn.View(ctx, "other", "child")), errdefs.IsFailedPrecondition},
+			"mounting a committed":   {second(sn.Mounts(ctx, "base")), errdefs.IsFailedPrecondition},
+			"usage of nothing":       {second(sn.Usage(ctx, "absent")), errdefs.IsNotFound},
+			"key with NUL":           {sn.Remove(ctx, "a\x00b"), errdefs.IsInvalidArgument},
 		} {
 			if !c.want(c.err) {
 				t.Errorf("%s: %v", name, c.err)
@@ -166,4 +165,66 @@ func TestMountOfADeepChainEndsWithRemove(t *testing.T) {
 			t.Errorf("directories %q are left", ids)
 		}
 	})
+}
+
+// A chain goes beyond the 128 layers that overlay2 knows, and all of it is there. On
+// more than the kernel stacks nothing is prepared.
+func TestFourHundredLayers(t *testing.T) {
+	if os.Getenv("GRAPHSNAP_CONTAINERD") == "" {
+		t.Skip("run by make test-containerd, as it takes half a minute")
+	}
+	ctx := context.Background()
+	root := workIn(t, "overlay2")
+	sn, end, err := openRemote(ctx, openDriver(t, "overlay2", root), root)
+	must(t, err)
+	t.Cleanup(func() { must(t, end()) })
+	parent, files := "", []string(nil)
+	layer := func(i int) error {
+		name := fmt.Sprint("layer-", i)
+		mounts, err := sn.Prepare(ctx, "work", parent)
+		if err != nil {
+			return err
+		}
+		if i%50 == 0 || i == 399 {
+			must(t, mount.WithTempMount(ctx, mounts, func(dir string) error {
+				return os.WriteFile(filepath.Join(dir, name), nil, 0o644)
+			}))
+			files = append(files, name)
+		}
+		must(t, sn.Commit(ctx, name, "work"))
+		parent = name
+		return nil
+	}
+	for i := range 400 {
+		must(t, layer(i))
+	}
+	slices.Sort(files)
+	view, err := sn.View(ctx, "view", parent)
+	must(t, err)
+	active, err := sn.Prepare(ctx, "active", parent)
+	must(t, err)
+	for what, mounts := range map[string][]mount.Mount{"view": view, "active": active} {
+		must(t, mount.WithTempMount(ctx, mounts, func(dir string) error {
+			entries, err := os.ReadDir(dir)
+			must(t, err)
+			if got := entriesNames(entries); !slices.Equal(got, files) {
+				t.Errorf("%s of 400 layers holds %q, want %q", what, got, files)
+			}
+			return nil
+		}))
+	}
+	for i := 400; ; i++ {
+		if err := layer(i); err != nil {
+			if !errdefs.IsOutOfRange(err) || !strings.Contains(err.Error(), "at most 500") {
+				t.Errorf("layer %d: %v", i, err)
+			}
+			if i != 500 {
+				t.Errorf("layer %d is refused, want 500", i)
+			}
+			break
+		}
+	}
+	if _, err := sn.Stat(ctx, "work"); !errdefs.IsNotFound(err) {
+		t.Errorf("what was refused: %v", err)
+	}
 }

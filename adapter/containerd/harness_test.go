@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/docker/docker/daemon/graphdriver"
 	_ "github.com/docker/docker/daemon/graphdriver/btrfs" // empty without a C compiler
+	_ "github.com/docker/docker/daemon/graphdriver/fuse-overlayfs"
 	_ "github.com/docker/docker/daemon/graphdriver/overlay2"
 	_ "github.com/docker/docker/daemon/graphdriver/vfs"
 	"github.com/moby/sys/mountinfo"
@@ -124,13 +125,18 @@ func openDriver(t *testing.T, driver, root string) graphdriver.Driver {
 // opener is open or openRemote.
 type opener func(ctx context.Context, gd graphdriver.Driver, root string) (snapshots.Snapshotter, func() error, error)
 
-// open opens a snapshotter with its records in root.
-func open(ctx context.Context, gd graphdriver.Driver, root string) (_ snapshots.Snapshotter, end func() error, err error) {
+// openEngine opens an engine with its records in root.
+func openEngine(ctx context.Context, gd graphdriver.Driver, root string) (*engine.Engine, error) {
 	d, err := adapter.NewDriver(gd, adapter.DriverOpt{OverlayMounts: true})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	e, err := engine.Open(ctx, engine.Config{Driver: d, Root: root, Name: gd.String()})
+	return engine.Open(ctx, engine.Config{Driver: d, Root: root, Name: gd.String()})
+}
+
+// open opens a snapshotter with its records in root.
+func open(ctx context.Context, gd graphdriver.Driver, root string) (_ snapshots.Snapshotter, end func() error, err error) {
+	e, err := openEngine(ctx, gd, root)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -3,7 +3,6 @@ package containerd
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -17,9 +16,26 @@ import (
 //
 // e must have been opened without engine.Config.Leases, else Remove is refused with
 // ErrFailedPrecondition.
-func New(e *engine.Engine) snapshots.Snapshotter { return &snapshotter{engine: e} }
+func New(e *engine.Engine, opts ...Option) snapshots.Snapshotter {
+	s := &snapshotter{engine: e}
+	for _, opt := range opts {
+		opt(s)
+	}
+	return s
+}
 
-type snapshotter struct{ engine *engine.Engine }
+// Option changes what New returns.
+type Option func(*snapshotter)
+
+// WithRemapIDs has mounts map IDs, where the labels of a snapshot ask for it. It is for
+// a containerd that was told so ("remap-ids" among the capabilities of a proxy plugin),
+// of version 2.0 or later. The default is for any other.
+func WithRemapIDs() Option { return func(s *snapshotter) { s.remapIDs = true } }
+
+type snapshotter struct {
+	engine   *engine.Engine
+	remapIDs bool
+}
 
 func (s *snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	return s.engine.Stat(ctx, key)
@@ -39,15 +55,28 @@ func (s *snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters .
 
 // Mounts returns the same mounts until the snapshot is removed, a Commit included.
 func (s *snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	info, err := s.engine.Stat(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := mappingIn(info.Labels)
+	if err != nil {
+		return nil, err
+	}
 	m, err := s.engine.Mounts(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	return m.Keep()
+	mounts, err := m.Keep()
+	if err != nil {
+		return nil, err
+	}
+	return s.mapped(ctx, key, mounts, ids)
 }
 
 func (s *snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
-	if err := refuseMapping(key, opts); err != nil {
+	ids, err := mappingAsked(opts)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.engine.Prepare(ctx, key, parent, opts...); err != nil {
@@ -57,45 +86,35 @@ func (s *snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	if err != nil {
 		return nil, err // somebody removed or committed it already
 	}
-	return s.mounts(ctx, key, m)
+	return s.mounts(ctx, key, m, ids)
 }
 
 func (s *snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
-	if err := refuseMapping(key, opts); err != nil {
+	ids, err := mappingAsked(opts)
+	if err != nil {
 		return nil, err
 	}
 	m, err := s.engine.View(ctx, key, parent, opts...)
 	if err != nil {
 		return nil, err
 	}
-	return s.mounts(ctx, key, m)
+	return s.mounts(ctx, key, m, ids)
 }
 
 // mounts returns the mounts of a new snapshot, or undoes it.
-func (s *snapshotter) mounts(ctx context.Context, key string, m *engine.Mountable) ([]mount.Mount, error) {
+func (s *snapshotter) mounts(ctx context.Context, key string, m *engine.Mountable, ids *mapping) ([]mount.Mount, error) {
+	ctx = context.WithoutCancel(ctx)
 	mounts, err := m.Keep()
-	if err != nil && !errdefs.IsNotFound(err) {
-		err = errors.Join(err, s.engine.Remove(context.WithoutCancel(ctx), key))
+	if err == nil {
+		mounts, err = s.mapped(ctx, key, mounts, ids)
 	}
-	return mounts, err
-}
-
-// refuseMapping refuses to map IDs on the way to the mount. containerd asks for it
-// only where the administrator says that the snapshotter can ("remap-ids" among the
-// capabilities of a proxy plugin), and else changes the owners of files itself.
-func refuseMapping(key string, opts []snapshots.Opt) error {
-	var asked snapshots.Info
-	for _, opt := range opts {
-		if err := opt(&asked); err != nil {
-			return err
+	if err != nil {
+		if !errdefs.IsNotFound(err) {
+			err = errors.Join(err, s.engine.Remove(ctx, key))
 		}
+		return nil, err
 	}
-	for _, label := range []string{snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping} {
-		if asked.Labels[label] != "" {
-			return fmt.Errorf("snapshot %q: label %s: graph drivers do not map IDs: %w", key, label, errdefs.ErrNotImplemented)
-		}
-	}
-	return nil
+	return mounts, nil
 }
 
 func (s *snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {

@@ -33,6 +33,7 @@ func TestContainerdSuite(t *testing.T) {
 		{"overlay2", "overlayfs", "of Rename: a directory of the layer below, which overlayfs renames only with redirect_dir"},
 		{"vfs", "vfs", "nothing"},
 		{"btrfs", "btrfs", "nothing"},
+		{"fuse-overlayfs", "fuse-overlayfs", "of Rename: a directory of the layer below, which fuse-overlayfs does not rename either"},
 	} {
 		t.Run(driver.name, func(t *testing.T) {
 			if driver.name != "overlay2" && os.Getenv("GRAPHSNAP_CONTAINERD") == "" {

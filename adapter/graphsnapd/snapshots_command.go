@@ -24,6 +24,7 @@ type snapshotsSettings struct {
 	driverOpt []string
 	addrs     []string // paths of sockets, or activated
 	gid       int      // owner group of the sockets
+	remapIDs  bool
 }
 
 const snapshotsDescription = `Serves containerd's snapshots API on a Unix socket. containerd uses it as one of its
@@ -42,6 +43,7 @@ func snapshotsFlags() []cli.Flag {
 		cli.StringFlag{Name: "root", Value: defaultSnapshotsRoot, Usage: "`DIR` for all state; one process at a time may use it"},
 		cli.StringSliceFlag{Name: "address", Usage: "`PATH` of the socket, or " + activated + " for those that systemd hands over (repeatable; default: " + defaultSnapshotsAddr + ")"},
 		cli.StringFlag{Name: "group", Usage: "`GROUP`, by name or number, that may connect to the sockets"},
+		cli.BoolFlag{Name: "remap-ids", Usage: "map IDs in mounts for containers with a user namespace; containerd 2.0 or later needs capabilities = [\"remap-ids\"] for the plugin, and else changes the owners of files in a copy"},
 	)
 }
 
@@ -56,6 +58,7 @@ func snapshotsSettingsFrom(c *cli.Context) (*snapshotsSettings, error) {
 	set := &snapshotsSettings{
 		driver:    str("driver"),
 		driverOpt: given(c, "driver-opt").StringSlice("driver-opt"),
+		remapIDs:  c.Bool("remap-ids"),
 	}
 	if err := checkDriver(set.driver); err != nil {
 		return nil, usageError{err}

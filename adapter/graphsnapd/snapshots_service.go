@@ -12,6 +12,7 @@ import (
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
@@ -40,7 +41,11 @@ func serveSnapshots(ctx context.Context, set *snapshotsSettings) (err error) {
 	if err != nil {
 		return err
 	}
-	server := newSnapshotsServer(e)
+	var opts []containerd.Option
+	if set.remapIDs {
+		opts = append(opts, containerd.WithRemapIDs())
+	}
+	server := newSnapshotsServer(containerd.New(e, opts...))
 	listeners, err := listenSnapshots(set)
 	if err != nil {
 		return err
@@ -143,7 +148,7 @@ func unbindHome(home string) error {
 	}
 }
 
-func newSnapshotsServer(e *engine.Engine) *grpc.Server {
+func newSnapshotsServer(sn snapshots.Snapshotter) *grpc.Server {
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(guardUnary),
 		grpc.StreamInterceptor(guardStream),
@@ -151,7 +156,7 @@ func newSnapshotsServer(e *engine.Engine) *grpc.Server {
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 		grpc.WaitForHandlers(true),
 	)
-	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(containerd.New(e)))
+	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))
 	healthv1.RegisterHealthServer(server, health.NewServer())
 	return server
 }
