@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,8 @@ type snapshotService struct {
 	socket  string
 	driver  string
 	command []string
+	env     []string // beside the test's
+	handed  *os.File // the socket as systemd hands it over, or nil
 	cmd     *exec.Cmd
 	log     *logBuffer
 	ended   chan struct{}
@@ -46,22 +49,41 @@ type snapshotService struct {
 // orderly end.
 func startSnapshots(t *testing.T, dir, driver string, args ...string) *snapshotService {
 	t.Helper()
+	s := newSnapshots(t, dir, driver)
+	s.command = append(s.command, "--address", s.socket)
+	s.command = append(s.command, args...)
+	s.run()
+	return s
+}
+
+// newSnapshots is a service below dir that has no address yet.
+func newSnapshots(t *testing.T, dir, driver string) *snapshotService {
+	t.Helper()
 	requireRoot(t)
 	s := &snapshotService{t: t, root: filepath.Join(dir, "snapshots"), socket: filepath.Join(dir, "snapshots.sock"), driver: driver, log: &logBuffer{}}
-	s.command = append([]string{"snapshotter", "--root", s.root, "--driver", driver, "--address", s.socket}, args...)
+	s.command = []string{"snapshotter", "--root", s.root, "--driver", driver}
+	return s
+}
+
+// run starts the service and, when the test ends, stops it.
+func (s *snapshotService) run() {
+	s.t.Helper()
 	s.start()
-	t.Cleanup(func() {
+	s.t.Cleanup(func() {
 		s.stop()
-		if t.Failed() {
-			t.Logf("log of the service:\n%s", s.log)
+		if s.t.Failed() {
+			s.t.Logf("log of the service:\n%s", s.log)
 		}
 	})
-	return s
 }
 
 func (s *snapshotService) start() {
 	s.t.Helper()
 	s.cmd = graphsnapd(s.command...)
+	if s.handed != nil {
+		s.handOver()
+	}
+	s.cmd.Env = append(s.cmd.Env, s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -79,6 +101,61 @@ func (s *snapshotService) start() {
 		}
 		return err == nil
 	})
+	if s.handed != nil { // which answers before the service does
+		s.count()
+	}
+}
+
+// count returns how many snapshots there are. It waits for the service.
+func (s *snapshotService) count() (n int) {
+	s.t.Helper()
+	conn, err := s.connect()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), s.driver)
+	s.try("walk", func(ctx context.Context) error {
+		n = 0
+		return client.Walk(ctx, func(context.Context, snapshots.Info) error {
+			n++
+			return nil
+		})
+	})
+	return n
+}
+
+func (s *snapshotService) connect() (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// keepSocket opens the socket here, as systemd does, so that it is there while the
+// service is not, and has the service take it over.
+func (s *snapshotService) keepSocket() {
+	s.t.Helper()
+	l, err := net.Listen("unix", s.socket)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { l.Close() })
+	if s.handed, err = l.(*net.UnixListener).File(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { s.handed.Close() })
+	s.command = append(s.command, "--address", activated)
+}
+
+// handOver has the command take the socket. The shell's process becomes the service,
+// whose ID is thereby known before.
+func (s *snapshotService) handOver() {
+	s.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd.Path, s.cmd.Args = "/bin/sh", append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, self}, s.cmd.Args[1:]...)
+	s.cmd.Env = append(s.cmd.Env, "LISTEN_FDS=1")
+	s.cmd.ExtraFiles = []*os.File{s.handed}
 }
 
 func (s *snapshotService) waitFor(what string, ok func() bool) {
@@ -134,7 +211,7 @@ func (s *snapshotService) kill() {
 // dial connects a client, until the test ends.
 func (s *snapshotService) dial() (snapshots.Snapshotter, *grpc.ClientConn) {
 	s.t.Helper()
-	conn, err := grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := s.connect()
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -239,25 +316,60 @@ func TestSnapshotsSurviveRestart(t *testing.T) {
 	}
 }
 
-// TestSnapshotsOfDeadClient: a client that dies with mounts leaves snapshots that
+// hold makes the test binary a client that prepares a snapshot from the socket that the
+// variable names, mounts it in a mount namespace of its own, writes a file there, says
+// so, and then waits for its end.
+const hold = "GRAPHSNAPD_TEST_HOLD"
+
+func init() {
+	socket := os.Getenv(hold)
+	if socket == "" {
+		return
+	}
+	s := &snapshotService{socket: socket}
+	conn, err := s.connect()
+	if err == nil {
+		var mounts []mount.Mount
+		mounts, err = proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "").Prepare(context.Background(), "key", "")
+		if err == nil {
+			err = mount.All(mounts, "/mnt")
+		}
+	}
+	if err == nil {
+		err = os.WriteFile("/mnt/file", []byte("left"), 0o644)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("holding")
+	select {}
+}
+
+// TestSnapshotsOfDeadClient: a client that is killed with mounts leaves snapshots that
 // others can go on with.
 func TestSnapshotsOfDeadClient(t *testing.T) {
-	dir := testRoot(t)
-	s := startSnapshots(t, dir, "overlay2")
-	dying, conn := s.dial()
-	mounts, err := dying.Prepare(context.Background(), "key", "")
-	s.try("prepare", func(context.Context) error { return err })
-	target := filepath.Join(dir, "client")
-	if err := errors.Join(os.Mkdir(target, 0o755), mount.All(mounts, target)); err != nil {
+	s := startSnapshots(t, testRoot(t), "overlay2")
+	dying := exec.Command("/proc/self/exe")
+	dying.Env = []string{hold + "=" + s.socket}
+	dying.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	said, err := dying.StdoutPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
-	if err := os.WriteFile(filepath.Join(target, "file"), []byte("left"), 0o644); err != nil {
+	if err := dying.Start(); err != nil {
 		t.Fatal(err)
 	}
-	conn.Close()
+	if line, err := bufio.NewReader(said).ReadString('\n'); err != nil || line != "holding\n" {
+		t.Errorf("the client says %q (%v)", line, err)
+	}
+	if err := dying.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = dying.Wait()
 
 	other, _ := s.dial()
+	var mounts []mount.Mount
 	s.try("mounts", func(ctx context.Context) (err error) {
 		mounts, err = other.Mounts(ctx, "key")
 		return err
@@ -457,37 +569,12 @@ func TestSnapshotsUnderSystemd(t *testing.T) {
 			t.Fatalf("systemd is told %q (%v), want %q", buf[:n], err, want)
 		}
 	}
-	s := &snapshotService{t: t, root: filepath.Join(dir, "snapshots"), socket: filepath.Join(dir, "sock"), driver: "vfs", log: &logBuffer{}}
-	l, err := net.Listen("unix", s.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	file, err := l.(*net.UnixListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
+	s := newSnapshots(t, dir, "vfs")
+	s.env = []string{"NOTIFY_SOCKET=" + told.LocalAddr().String()}
+	s.keepSocket()
 	client, _ := s.dial()
 	for range 2 {
-		// The shell's process becomes the service, whose ID is thereby known before.
-		cmd := graphsnapd("snapshotter", "--root", s.root, "--driver", s.driver, "--address", activated)
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, self}, cmd.Args[1:]...)
-		cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "NOTIFY_SOCKET="+told.LocalAddr().String())
-		cmd.ExtraFiles = []*os.File{file}
-		s.cmd, s.ended = cmd, make(chan struct{})
-		cmd.Stdout, cmd.Stderr = s.log, s.log
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			s.err = cmd.Wait()
-			close(s.ended)
-		}()
+		s.start()
 		hears("READY=1")
 		s.try("prepare", func(ctx context.Context) error { return second(client.Prepare(ctx, "key", "")) })
 		s.try("remove", func(ctx context.Context) error { return client.Remove(ctx, "key") })
@@ -497,4 +584,39 @@ func TestSnapshotsUnderSystemd(t *testing.T) {
 			t.Errorf("the socket of systemd: %v", err)
 		}
 	}
+}
+
+// TestSnapshotsFromSystemdSocketActivate: systemd's own tool opens the socket and starts
+// the service when the first client connects.
+func TestSnapshotsFromSystemdSocketActivate(t *testing.T) {
+	requireRoot(t)
+	dir := testRoot(t)
+	s := newSnapshots(t, dir, "vfs")
+	s.command = append(s.command, "--address", activated)
+	s.ended = make(chan struct{})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd = exec.Command("systemd-socket-activate", append([]string{"--listen", s.socket, "-E", reexec, "-E", "TMPDIR", "-E", "PATH", self}, s.command...)...)
+	s.cmd.Env = append(os.Environ(), reexec+"=1")
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		s.err = s.cmd.Wait()
+		close(s.ended)
+	}()
+	t.Cleanup(func() {
+		s.stop() // it became the service
+		if t.Failed() {
+			t.Logf("log of the service:\n%s", s.log)
+		}
+	})
+	s.waitFor("the socket", func() bool { return second(os.Lstat(s.socket)) == nil })
+	client, _ := s.dial()
+	s.try("prepare", func(ctx context.Context) error { return second(client.Prepare(ctx, "key", "")) })
+	s.try("remove", func(ctx context.Context) error { return client.Remove(ctx, "key") })
 }
