@@ -128,13 +128,14 @@ bench-export: setup-test $(BUILDCTL)
 	GRAPHSNAP_EXPORT_TIME=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 30m -v -run '^TestExportTime$$' ./adapter/graphsnapd
 
 # containerd's snapshotter suite on every driver, and real containerds and buildkitds
-# with graphsnapd as their snapshotter, with both module files.
+# with graphsnapd as their snapshotter, and docker buildx with graphsnapd behind TLS, with
+# both module files.
 .PHONY: test-containerd
 test-containerd: setup-test setup-dockerd .build/buildkitd-v0.34.2 $(BUILDCTL)
 	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test -count=1 -timeout 20m -v $(TESTFLAGS) ./adapter/containerd
 	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 20m -v $(TESTFLAGS) ./adapter/containerd
-	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test -count=1 -timeout 20m -v $(TESTFLAGS) -run 'OnSnapshots$$' ./adapter/graphsnapd
-	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 20m -v $(TESTFLAGS) -run 'OnSnapshots$$' ./adapter/graphsnapd
+	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test -count=1 -timeout 20m -v $(TESTFLAGS) -run 'OnSnapshots$$|^TestBuildxRemote$$' ./adapter/graphsnapd
+	GRAPHSNAP_CONTAINERD=1 .ci/with-scratch go test $(LATEST) -count=1 -timeout 20m -v $(TESTFLAGS) -run 'OnSnapshots$$|^TestBuildxRemote$$' ./adapter/graphsnapd
 
 .build/buildkitd-%:
 	target="$$PWD/$@"; mkdir -p .build && \

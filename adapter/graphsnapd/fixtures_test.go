@@ -32,25 +32,37 @@ func buildctlBinary(t *testing.T, version string) string {
 	return buildkitBinary(t, version, "cmd/buildctl")
 }
 
-var buildkitLock sync.Mutex
-
-// buildkitBinary builds a command from BuildKit's own module, with that module's
-// own dependencies, once per checkout.
+// buildkitBinary is a command of a BuildKit version.
 func buildkitBinary(t *testing.T, version, pkg string) string {
 	t.Helper()
-	buildkitLock.Lock()
-	defer buildkitLock.Unlock()
-	binary := filepath.Join(moduleRoot(t), ".build", filepath.Base(pkg)+"-"+version)
+	return moduleBinary(t, "github.com/moby/buildkit", version, pkg, filepath.Base(pkg))
+}
+
+// buildxBinary is the plugin that Docker 28.5.2 shipped with its client.
+func buildxBinary(t *testing.T) string {
+	t.Helper()
+	return moduleBinary(t, "github.com/docker/buildx", "v0.29.1", "cmd/buildx", "docker-buildx")
+}
+
+var moduleLock sync.Mutex
+
+// moduleBinary builds a command from its own module, with that module's own
+// dependencies, once per checkout.
+func moduleBinary(t *testing.T, path, version, pkg, name string) string {
+	t.Helper()
+	moduleLock.Lock()
+	defer moduleLock.Unlock()
+	binary := filepath.Join(moduleRoot(t), ".build", name+"-"+version)
 	if _, err := os.Stat(binary); err == nil {
 		return binary
 	}
 	if err := os.MkdirAll(filepath.Dir(binary), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	download := exec.Command("go", "mod", "download", "-json", "github.com/moby/buildkit@"+version)
+	download := exec.Command("go", "mod", "download", "-json", path+"@"+version)
 	out, err := download.Output()
 	if err != nil {
-		t.Fatalf("download BuildKit %s: %v\n%s", version, err, out)
+		t.Fatalf("download %s %s: %v\n%s", path, version, err, out)
 	}
 	var module struct{ Dir string }
 	if err := json.Unmarshal(out, &module); err != nil {
@@ -60,7 +72,7 @@ func buildkitBinary(t *testing.T, version, pkg string) string {
 	build.Dir = module.Dir
 	build.Env = append(os.Environ(), "GOFLAGS=-mod=readonly -buildvcs=false", "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build %s of BuildKit %s: %v\n%s", pkg, version, err, out)
+		t.Fatalf("build %s of %s %s: %v\n%s", pkg, path, version, err, out)
 	}
 	return binary
 }

@@ -87,11 +87,10 @@ func (d *testDaemon) tcpAddr() (addr string) {
 	return addr
 }
 
-// TestMutualTLS checks who may build over TCP: only who shows a certificate of the
-// right CA, and only to a daemon whose certificate is of the CA that the client
-// expects.
-func TestMutualTLS(t *testing.T) {
-	root := testRoot(t)
+// startWithTLS runs a daemon that listens at addr for clients with a certificate of ca,
+// which "client" has. "other-client" has one of another.
+func startWithTLS(t *testing.T, root string) (d *testDaemon, addr string, ca *authority) {
+	t.Helper()
 	dir := filepath.Join(root, "tls")
 	ca, other := newAuthority(t, dir, "ca"), newAuthority(t, dir, "other-ca")
 	ca.issue("server", &x509.Certificate{
@@ -99,11 +98,19 @@ func TestMutualTLS(t *testing.T) {
 	})
 	ca.client("client")
 	other.client("other-client")
+	d = startDaemon(t, root, "overlay2", "--addr", "tcp://127.0.0.1:0",
+		"--tlscert", ca.file("server"), "--tlskey", ca.file("server-key"), "--tlscacert", ca.file("ca"))
+	return d, d.tcpAddr(), ca
+}
+
+// TestMutualTLS checks who may build over TCP: only who shows a certificate of the
+// right CA, and only to a daemon whose certificate is of the CA that the client
+// expects.
+func TestMutualTLS(t *testing.T) {
+	root := testRoot(t)
+	d, addr, ca := startWithTLS(t, root)
 	// A server's certificate is no client's.
 	ca.issue("not-for-clients", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-	d := startDaemon(t, root, "overlay2", "--addr", "tcp://127.0.0.1:0",
-		"--tlscert", ca.file("server"), "--tlskey", ca.file("server-key"), "--tlscacert", ca.file("ca"))
-	addr := d.tcpAddr()
 
 	for _, version := range buildctlVersions {
 		for _, c := range []struct {
