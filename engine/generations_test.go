@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -133,6 +134,51 @@ func TestUsageIsThatOfOneSnapshotAtRest(t *testing.T) {
 	_, err := measure(t, func(*harness, *Mountable) error { return errors.New("input/output error") })
 	if err == nil || errdefs.IsNotFound(err) {
 		t.Errorf("it is there, and could not be measured: %v", err)
+	}
+}
+
+// Who wants the usage of one committed snapshot shares the work.
+func TestUsageOfACommittedSnapshotIsMeasuredOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := furnished(t, WithScanParallelism(4))
+		goOn := make(chan struct{})
+		h.driver.before = func(call, _ string) error {
+			if call == "Usage" {
+				<-goOn
+			}
+			return nil
+		}
+		done := make(chan error, 6)
+		for _, key := range []string{"base", "base", "base", "work", "work"} {
+			go func() { done <- second(h.Usage(t.Context(), key)) }()
+		}
+		synctest.Wait()
+		if n := h.driver.count("Usage"); n != 1+2 {
+			t.Errorf("measured %d times at once, want the committed one once and the active one twice", n)
+		}
+		close(goOn)
+		for range 5 {
+			must(t, <-done)
+		}
+		h.driver.calm()
+	})
+}
+
+// A creation that is given up before it is recorded gives its graph ID back.
+func TestCreationThatIsRefusedFreesItsGraphID(t *testing.T) {
+	h := open(t)
+	goOn := h.block("new")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Prepare(ctx, "new", "") }()
+	eventually(t, "the owner is asked", func() bool { n, _ := h.keys.Waiting("new"); return n == 1 })
+	cancel()
+	goOn()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if !h.graphIDs.Take("new") {
+		t.Error("the graph ID is taken")
 	}
 }
 

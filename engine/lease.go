@@ -60,7 +60,7 @@ func (e *Engine) AddLease(ctx context.Context, l Lease, key string, durable func
 	}
 	// The owners know before the lease manager does. So whoever finds the key in
 	// the lease there, to delete it, finds it here as well.
-	had, err := actors.Ask(ctx, e.keys, key, &lend{question: question[bool]{e: e}, lease: l, adding: true})
+	had, err := actors.Ask(ctx, e.keys, key, &lend{question[bool]{e: e}, l})
 	if err != nil {
 		return err
 	}
@@ -117,11 +117,11 @@ func (e *Engine) LeaseKeys(l Lease) []string {
 	return nil
 }
 
-// lend adds a lease to the key's state and answers whether it was there already.
+// lend adds a lease to the key's state, of which the lease manager is yet to know, and
+// answers whether it was there already. A lent follows.
 type lend struct {
 	question[bool]
-	lease  Lease
-	adding bool // the lease manager is yet to know; lent follows
+	lease Lease
 }
 
 func (m *lend) Handle(o *owner) {
@@ -134,9 +134,7 @@ func (m *lend) Handle(o *owner) {
 	if !had {
 		s.leases = slices.Insert(slices.Clone(s.leases), i, m.lease)
 	}
-	if m.adding {
-		s.adding++
-	}
+	s.adding++
 	s.event = m.e.clock.Add(1)
 	m.e.publish(o, s)
 	m.Answer(had)

@@ -125,6 +125,33 @@ func TestLeaseKeys(t *testing.T) {
 	h.endLease(l)
 	h.EndLease(Lease{"ns", "never"})
 	want()
+	for _, key := range []string{"a", "b", "c"} {
+		if s := h.keys.Load(key); s != nil {
+			t.Errorf("nothing is to be known of %q, and published is %+v", key, s)
+		}
+	}
+}
+
+// P5: a listing that misses a lease which is just being added, or added since it began,
+// says nothing.
+func TestListingMissesALeaseThatIsBeingAdded(t *testing.T) {
+	h := open(t)
+	l := Lease{"ns", "l"}
+	var before *listing
+	must(t, h.AddLease(t.Context(), l, "key", func() error {
+		var err error
+		before, err = h.list(t.Context())
+		must(t, err)
+		h.reconcile(before)
+		h.leases.add(l, "key")
+		return nil
+	}))
+	h.quiet()
+	h.reconcile(before)
+	h.quiet()
+	if s := h.keys.Load("key"); s == nil || !slices.Contains(s.leases, l) || !slices.Contains(h.LeaseKeys(l), "key") {
+		t.Errorf("published is %+v", s)
+	}
 }
 
 // P8: dockerd is told by aliases which layer a lease means, and nothing else.

@@ -52,7 +52,7 @@ func find(root string, folders []string) ([]*source, error) {
 			}
 			s.dir, s.folder = filepath.Dir(path), filepath.ToSlash(filepath.Dir(rel))
 			s.files[rel] = text
-			f := &finder{folder: s.folder, file: rel, set: p.Fset, info: p.TypesInfo, text: text}
+			f := &finder{folder: s.folder, file: rel, set: p.Fset, info: p.TypesInfo, text: text, ignored: map[ast.Node]bool{}}
 			for _, d := range file.Decls {
 				if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
 					f.function = functionName(fn)
@@ -96,6 +96,7 @@ type finder struct {
 
 	function string // in which it looks now
 	found    []*mutant
+	ignored  map[ast.Node]bool // calls whose result nobody uses, which are found as statements
 }
 
 // look finds the mutants in a function.

@@ -62,7 +62,7 @@ func (f *finder) postpone(list []ast.Stmt, i, j int, name string) {
 
 // dropped finds writes of which somebody uses the error.
 func (f *finder) dropped(n ast.Node) {
-	if call, ok := n.(*ast.CallExpr); ok && f.writes(call) && f.isError(call) {
+	if call, ok := n.(*ast.CallExpr); ok && !f.ignored[call] && f.writes(call) && f.isError(call) {
 		f.add(order, call, call, "dropped", dropCall+"func() error { return ", " })")
 	}
 }

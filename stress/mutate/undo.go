@@ -13,9 +13,13 @@ var lettingGo = setOf(
 // undos finds what lets go, among statements that follow each other.
 func (f *finder) undos(list []ast.Stmt) {
 	for _, s := range list {
-		if d, ok := s.(*ast.DeferStmt); ok || letsGo(s) {
-			if !ok || !isAlone(d) {
-				f.delete(undo, s)
+		switch d, ok := s.(*ast.DeferStmt); {
+		case ok && !isAlone(d):
+			f.delete(undo, s)
+		case letsGo(s):
+			f.delete(undo, s)
+			if a, ok := s.(*ast.AssignStmt); ok {
+				f.ignored[a.Rhs[0]] = true
 			}
 		}
 	}
