@@ -197,18 +197,26 @@ func TestEachKindOfMutantIsTried(t *testing.T) {
 	}
 }
 
-// TestHangIsCaught has a loop that never ends.
+// TestHangIsCaught has a loop that never ends, and a wait for nothing.
 func TestHangIsCaught(t *testing.T) {
 	defer func(d time.Duration) { leastLimit = d }(leastLimit)
-	leastLimit = time.Second
-	root := plant(t)
-	path := filepath.Join(root, "shelf/shelf.go")
-	text := strings.Replace(planted["shelf/shelf.go"], "for n := 0; ; n++ {\n\t\tif n == 3 {", "for n := 0; ; {\n\t\tif n == 0 {", 1)
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := mutate(t, root, "", "-run", "Loop"); err != nil || !strings.Contains(out, "100.0") {
-		t.Errorf("%v, want it caught", err)
+	for _, c := range []struct {
+		loop  string
+		limit time.Duration
+	}{
+		{"for n := 0; ; {\n\t\tif n == 0 {", time.Second},
+		{"for n := 0; ; {\n\t\tif n == 1 {\n\t\t\t<-make(chan int)\n\t\t}\n\t\tif true {", time.Hour},
+	} {
+		leastLimit = c.limit
+		root := plant(t)
+		path := filepath.Join(root, "shelf/shelf.go")
+		text := strings.Replace(planted["shelf/shelf.go"], "for n := 0; ; n++ {\n\t\tif n == 3 {", c.loop, 1)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := mutate(t, root, "", "-run", "Loop guard: n =="); err != nil || !strings.Contains(out, "100.0") {
+			t.Errorf("%v, want it caught", err)
+		}
 	}
 }
 

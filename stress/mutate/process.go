@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,13 +64,24 @@ func (b *binary) run(ctx context.Context, tests []string, limit time.Duration, e
 	for resource, limit := range map[int]uint64{unix.RLIMIT_AS: maxMemory, unix.RLIMIT_FSIZE: maxFile} {
 		_ = unix.Prlimit(c.Process.Pid, resource, &unix.Rlimit{Cur: limit, Max: limit}, nil) // it may have ended
 	}
+	var hangs atomic.Bool
+	watched, done := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		if untilIdle(watched, c.Process.Pid) {
+			hangs.Store(true)
+			_ = c.Cancel()
+		}
+	})
 	err = c.Wait()
+	done()
+	watch.Wait()
 	_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // what they started
 	o := outcome{passed: err == nil || errors.Is(err, exec.ErrWaitDelay), output: out.String(), took: time.Since(began)}
 	o.cost = c.ProcessState.UserTime() + c.ProcessState.SystemTime()
 	switch failed := failedTest.FindStringSubmatch(o.output); {
 	case o.passed:
-	case ctx.Err() != nil || strings.Contains(o.output, "panic: test timed out after"):
+	case hangs.Load() || ctx.Err() != nil || strings.Contains(o.output, "panic: test timed out after"):
 		o.by = "hangs"
 	case failed != nil:
 		o.by = failed[1]
