@@ -10,23 +10,27 @@ import (
 	"github.com/graphsnap/graphsnap/persist"
 )
 
-// P5: a lease that ends while its snapshot is being created: nobody else comes to look
-// at the snapshot again.
+// P5: a lease that ends while its snapshot is being created: the reaper leaves the
+// snapshot alone until its creation is answered, and nobody else comes to look at it
+// again.
 func TestLeaseEndsDuringTheCreation(t *testing.T) {
 	h := open(t, WithLeaseSweep(time.Hour))
-	l := Lease{"ns", "l"}
+	l, probe := Lease{"ns", "l"}, Lease{"ns", "probe"}
 	h.lease(l, "key")
-	h.driver.before = func(call, _ string) error {
-		if call == "Create" {
-			h.endLease(l)
-			eventually(t, "the owner knows", func() bool { return len(h.keys.Load("key").leases) == 0 })
-			// A pass of the reaper that finds it unanswered.
-			eventually(t, "it was considered", func() bool { return h.reaper.unwanted.Len() == 0 })
-		}
-		return nil
-	}
 	must(t, h.Prepare(t.Context(), "key", ""))
-	h.driver.calm()
+	s := *h.keys.Load("key")
+	s.leases, s.leased, s.birth = nil, true, &birth{} // as a creation that is about to be answered
+	h.leases.drop(l)
+	h.keys.Seed("key", &s)
+	h.lease(probe, "probe")
+	must(t, h.Prepare(t.Context(), "probe", ""))
+	h.reaper.consider("key")
+	h.endLease(probe)
+	eventually(t, "the reaper looked", func() bool { return h.absent("probe") && h.reaper.unwanted.Len() == 0 })
+	if h.absent("key") {
+		t.Error("it went before it was answered")
+	}
+	h.answer("key", s.birth)
 	eventually(t, "it goes", func() bool { return h.absent("key") })
 	eventually(t, "the directory goes", h.gone("key"))
 }

@@ -168,6 +168,8 @@ func TestOpenAfterADeathWritesTheFileAnew(t *testing.T) {
 	if got := s.load().records; len(got) != 2 || s.Ended() != InOrder {
 		t.Errorf("after a write to the copy: %v, %v", got, s.Ended())
 	}
+	s.close()
+	wantClosed(t, filepath.Dir(s.path))
 }
 
 // A process that waited for the lock of a file that was renamed away must not go
@@ -200,6 +202,7 @@ func TestOpenNoticesThatTheFileWasReplaced(t *testing.T) {
 	if err := <-got; err != nil && !errdefs.IsUnavailable(err) {
 		t.Error(err)
 	}
+	wantClosed(t, filepath.Dir(path))
 }
 
 var errFull = &fs.PathError{Op: "write", Path: "snapshots.db", Err: syscall.ENOSPC}
@@ -327,6 +330,7 @@ func TestOpenAfterADeathOnAFullDisk(t *testing.T) {
 	}
 	full.write(Put(active("l", "")))
 	full.close()
+	wantClosed(t, dir)
 }
 
 func TestWhatTheDiskHasIsCompared(t *testing.T) {
@@ -349,4 +353,5 @@ func TestWhatTheDiskHasIsCompared(t *testing.T) {
 	if !onDisk(file) {
 		t.Error("a file that was written differs from itself")
 	}
+	wantClosed(t, filepath.Dir(file))
 }
