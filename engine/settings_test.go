@@ -192,6 +192,17 @@ func TestAliasesFollowLeases(t *testing.T) {
 	h.endLease(twin)
 	aliases(map[string]string{"other": high.ChainID()})
 
+	// Of two layers the one that is left.
+	two := added(Lease{"ns", "two"}, low.ChainID(), high.ChainID())
+	first, last := min(low.ChainID(), high.ChainID()), max(low.ChainID(), high.ChainID())
+	aliases(map[string]string{"other": high.ChainID(), "two": first})
+	h.leases.mu.Lock()
+	delete(h.leases.held[two], first)
+	h.leases.mu.Unlock()
+	h.RemoveLease(two, first)
+	aliases(map[string]string{"other": high.ChainID(), "two": last})
+	h.endLease(two)
+
 	// A layer that was pulled after a lease named it.
 	pulled := h.layers.image("pulled", "")
 	chain := pulled.ChainID()

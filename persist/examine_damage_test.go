@@ -242,6 +242,13 @@ func TestDamagedBranchPageCostsNothing(t *testing.T) {
 // The list of free pages is compared with the pages that are in use.
 func TestDamageOfTheListOfFreePagesIsSaid(t *testing.T) {
 	whole := realistic(t, 700, true)
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	t.Cleanup(func() {
+		if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+			t.Errorf("temporary files are left: %v, %v", left, err)
+		}
+	})
 	data, err := os.ReadFile(whole)
 	if err != nil {
 		t.Fatal(err)
@@ -285,7 +292,7 @@ func TestRepairThatFailsLeavesTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	backup, err := examine(t, path).Repair(context.Background(), Commit(committed("n", "absent", ""), "absent"))
-	if !errdefs.IsNotFound(err) || backup == "" {
+	if !errdefs.IsNotFound(err) || backup == "" || !strings.Contains(err.Error(), path) {
 		t.Errorf("%q, %v", backup, err)
 	}
 	for _, name := range []string{path, backup} {

@@ -223,6 +223,8 @@ func TestExamineRefusesWhatIsOpen(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	s.close()
+	wantClosed(t, filepath.Dir(s.path))
 	if _, err := Examine(context.Background(), s.path+".none"); !errdefs.IsNotFound(err) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}

@@ -236,6 +236,21 @@ func TestPutReplacesTheWholeRecord(t *testing.T) {
 	}
 }
 
+// A field that a record has no more is there no more, and a name has the parent that
+// its Commit says.
+func TestFieldsGoWithTheirValues(t *testing.T) {
+	s := newStore(t)
+	s.write(Put(active("k", "p")), Commit(committed("n", "k", "q"), "k"))
+	s.wantDockerdSees(buckets{"n": {"committed": "k"}, "k": {"parent": "q", "iscommitted": ""}})
+	whole := committed("n", "k", "q")
+	whole.ChainID, whole.Measured, whole.Size = digestOf("c"), true, 5
+	s.write(Put(whole))
+	s.wantDockerdSees(buckets{"n": {"committed": "k", "chainid": digestOf("c"), "size": "5"}, "k": {"parent": "q", "iscommitted": ""}})
+	s.write(Put(committed("n", "k", "q")))
+	s.wantDockerdSees(buckets{"n": {"committed": "k"}, "k": {"parent": "q", "iscommitted": ""}})
+	s.wantRecords(committed("n", "k", "q"))
+}
+
 // Of two records that bear one graph ID one outranks the other.
 func TestOneRecordOutranksTheOther(t *testing.T) {
 	name, key, own, older := committed("n", "g", ""), active("k", ""), active("g", ""), active("j", "")
