@@ -239,6 +239,72 @@ func TestDamagedBranchPageCostsNothing(t *testing.T) {
 	}
 }
 
+// The same, where the transaction before the last one is of no help: pages that nothing
+// leads to are found by themselves.
+func TestDamagedBranchPageCostsNothingWithoutTheOtherMetaPage(t *testing.T) {
+	whole := realistic(t, 3000, true)
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := examine(t, whole).byKey()
+	r, _, err := readPages(strings.NewReader(string(data)), int64(len(data)), false)
+	if err != nil || r.prev == nil {
+		t.Fatal(err, r.prev)
+	}
+	size := int(r.meta.pageSize)
+	branches := 0
+	for id := range r.seen {
+		if flags := binary.NativeEndian.Uint16(data[int(id)*size+8:]); flags != flagBranch {
+			continue
+		}
+		branches++
+		damaged := slices.Clone(data)
+		damaged[int(id)*size] ^= 0x40
+		clear(damaged[int(r.prev.tx%2)*size:][:size])
+		path := filepath.Join(t.TempDir(), "snapshots.db")
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := examine(t, path); !reflect.DeepEqual(got.byKey(), want) {
+			t.Errorf("branch page %d: %d records, want %d; %q", id, len(got.Records), len(want), got.Damage)
+		}
+	}
+	if branches < 2 {
+		t.Errorf("there are %d branch pages, this test needs some", branches)
+	}
+}
+
+// Where no list of free pages was written the transaction before the last one leads to
+// what it saw.
+func TestDamagedRootPageAfterADeath(t *testing.T) {
+	whole := realistic(t, 3000, false)
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := examine(t, whole).byKey()
+	r, _, err := readPages(strings.NewReader(string(data)), int64(len(data)), false)
+	if err != nil || r.prev == nil || r.free != nil {
+		t.Fatal(err, r.prev, len(r.free))
+	}
+	damaged := slices.Clone(data)
+	damaged[int64(r.meta.root)*r.meta.pageSize] ^= 0x40
+	path := filepath.Join(t.TempDir(), "snapshots.db")
+	if err := os.WriteFile(path, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := examine(t, path).byKey()
+	if len(got) < len(want)*9/10 {
+		t.Errorf("%d records, want nearly all of %d", len(got), len(want))
+	}
+	for key, rec := range got {
+		if w, ok := want[key]; ok && !reflect.DeepEqual(rec, w) && rec.Kind == w.Kind {
+			t.Errorf("%q is %+v, want %+v", key, rec, w)
+		}
+	}
+}
+
 // The list of free pages is compared with the pages that are in use.
 func TestDamageOfTheListOfFreePagesIsSaid(t *testing.T) {
 	whole := realistic(t, 700, true)

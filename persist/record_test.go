@@ -1,6 +1,8 @@
 package persist
 
 import (
+	"bytes"
+	"maps"
 	"math"
 	"reflect"
 	"strings"
@@ -96,4 +98,19 @@ func FuzzDecodeRecord(f *testing.F) {
 			t.Fatalf("%+v became %+v", first, second)
 		}
 	})
+}
+
+// Equal records are equal bytes.
+func TestEncodingIsOfOneKind(t *testing.T) {
+	r := Record{Key: "k", Kind: View, Labels: map[string]string{}}
+	for i := range 50 {
+		r.Labels[string(rune('a'+i))] = "v"
+	}
+	first := r.encode(nil, partWhole)
+	for range 10 {
+		r.Labels = maps.Clone(r.Labels)
+		if !bytes.Equal(r.encode(nil, partWhole), first) {
+			t.Fatal("the same record is encoded in two ways")
+		}
+	}
 }

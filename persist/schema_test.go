@@ -242,6 +242,14 @@ func TestFieldsGoWithTheirValues(t *testing.T) {
 	s := newStore(t)
 	s.write(Put(active("k", "p")), Commit(committed("n", "k", "q"), "k"))
 	s.wantDockerdSees(buckets{"n": {"committed": "k"}, "k": {"parent": "q", "iscommitted": ""}})
+	if err := s.bolt.View(func(tx *bolt.Tx) error {
+		if at := lookUp(tx, "k"); at.extra != nil {
+			t.Errorf("the hidden bucket has %q", at.extra)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	whole := committed("n", "k", "q")
 	whole.ChainID, whole.Measured, whole.Size = digestOf("c"), true, 5
 	s.write(Put(whole))
