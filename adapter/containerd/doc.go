@@ -5,7 +5,10 @@
 // On this face snapshots go by Remove alone; which of them are wanted is containerd's
 // business, in its own database. So the engine is to be opened without a lease
 // manager. Nobody releases mounts here: what was handed out is held until the
-// snapshot is removed.
+// snapshot is removed or the engine closed. What clients have mounted by then stays
+// mounted. What they were told to mount they can mount later, but for binds of what the
+// driver had mounted (with fuse-overlayfs, and of chains that are too long to be
+// described): those are there again after the next call of Mounts.
 //
 // # Mapped IDs
 //

@@ -151,6 +151,24 @@ func TestMountsMapIDs(t *testing.T) {
 	}
 }
 
+// Also where the options of the mount are longer than a page before containerd shortens
+// them.
+func TestMountsOfALongChainMapIDs(t *testing.T) {
+	sn := openRemapping(t, "overlay2", WithRemapIDs())
+	const n = 60
+	mounts, err := sn.Prepare(context.Background(), "container", image(t, sn, n), mapRoot)
+	must(t, err)
+	if length := len(strings.Join(mounts[0].Options, ",")); length < os.Getpagesize() {
+		t.Fatalf("the options take %d bytes", length)
+	}
+	found := owners(t, mounts)
+	for i := range n {
+		if name := fmt.Sprint("image-", i); found[name] != "100005:100006" {
+			t.Errorf("%s belongs to %q", name, found[name])
+		}
+	}
+}
+
 // A root directory is given away once: then it is the container's. After a power loss
 // it may be as it was made, and empty.
 func TestMappedRootIsGivenAwayOnce(t *testing.T) {
@@ -207,15 +225,15 @@ func TestMappingThatCannotBe(t *testing.T) {
 		must(t, mount.WithTempMount(ctx, mounts, func(dir string) error { return os.Chown(dir, hostRoot, hostRoot) }))
 		must(t, sn.Commit(ctx, "remapped", "making"))
 		deep := ""
-		for i := 0; ; i++ {
+		// The room that is missing is more than a shorter name makes.
+		for bound := 0; bound < 3; {
 			mounts, err := sn.Prepare(ctx, "making", deep)
 			must(t, err)
 			if deep != "" && mounts[0].Type == "bind" {
-				break
+				bound++
 			}
-			name := fmt.Sprint("deep-", i)
-			must(t, sn.Commit(ctx, name, "making"))
-			deep = name
+			deep += "d"
+			must(t, sn.Commit(ctx, deep, "making"))
 		}
 		prepare := func(parent string, opt snapshots.Opt) func(string) error {
 			return func(key string) error { return second(sn.Prepare(ctx, key, parent, opt)) }
@@ -231,6 +249,13 @@ func TestMappingThatCannotBe(t *testing.T) {
 			"a view that is a bind": {func(key string) error {
 				return second(sn.View(ctx, key, "image-0", mapRoot))
 			}, errdefs.IsNotImplemented, "read-only bind"},
+		})
+	})
+	t.Run("fuse", func(t *testing.T) {
+		sn := openRemapping(t, "fuse-overlayfs", WithRemapIDs())
+		top := image(t, sn, 2)
+		check(t, sn, map[string]refusal{
+			"mounted by a process": {func(key string) error { return second(sn.Prepare(ctx, key, top, mapRoot)) }, errdefs.IsNotImplemented, "does not map"},
 		})
 	})
 	t.Run("on disk", func(t *testing.T) {

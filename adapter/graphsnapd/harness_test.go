@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -299,17 +300,20 @@ func (d *testDaemon) driverEntries() (names []string) {
 	return names
 }
 
-// pruneAll prunes until the driver's directory is empty. Once is not enough: a
-// build's last references are let go a moment after its client has its answer,
-// and prune passes over records in use.
+// pruneAll prunes until the driver's directory is empty, as long as it gets emptier. Once
+// is not enough: a build's last references are let go a moment after its client has its
+// answer, and prune passes over records in use.
 func (d *testDaemon) pruneAll(version string) {
 	d.t.Helper()
-	deadline := time.Now().Add(patience)
+	fewest, deadline := math.MaxInt, time.Time{}
 	for {
 		d.mustBuildctl(version, "prune", "--all")
 		left := d.driverEntries()
 		if len(left) == 0 {
 			break
+		}
+		if len(left) < fewest {
+			fewest, deadline = len(left), time.Now().Add(patience)
 		}
 		if time.Now().After(deadline) {
 			d.t.Fatalf("left in the driver's directory %v after prune --all: %q\nwhile BuildKit knows of:\n%s",
