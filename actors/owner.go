@@ -42,6 +42,9 @@ var errUnanswered = fmt.Errorf("the owner left the message unanswered: %w", errd
 // the cell's shard, and what its goroutine needs. Boxes are pooled. One goes back
 // with an empty queue, hence without a line, and when the cell no longer leads to
 // it; a sender that was in the line looks only at its own waiter.
+//
+// Who puts a box into a cell runs the owner, or starts the goroutine that does, and
+// nobody else does until the box is out of the cell again.
 type box[V any] struct {
 	owners *Owners[V]
 	loop   func() // run, so that starting it allocates nothing
@@ -80,6 +83,30 @@ func (b *box[V]) run() {
 		b.handle(m)
 	}
 	idle = true
+	b.stop()
+}
+
+// serve is the owner on the goroutine of an asker, who found it idle: it handles m.
+// What was enqueued meanwhile gets a goroutine, since the asker is not to wait for
+// that.
+func (b *box[V]) serve(m Message[V]) {
+	idle := false
+	defer func() {
+		if !idle {
+			go b.loop() // also where a handler called runtime.Goexit, as in run
+		}
+	}()
+	b.handle(m)
+	b.shard.mu.Lock()
+	if idle = b.queue.n == 0; idle {
+		b.stop()
+	} else {
+		b.shard.mu.Unlock()
+	}
+}
+
+// stop ends the owner, whose queue is empty, and unlocks its shard.
+func (b *box[V]) stop() {
 	o, s, c := b.owners, b.shard, b.cell
 	c.box = nil
 	if c.value.Load() == nil {

@@ -22,6 +22,10 @@ type Config struct {
 // that senders take, when there are none. A key without value and without
 // messages leaves no trace.
 //
+// Who asks an idle owner is that goroutine himself for as long as his message takes.
+// All he would do is to start another one and wait for it, and two changes of
+// goroutines cost more than most messages do.
+//
 // A panic in a handler is caught: its message is failed, Config.Panicked is told
 // the stack, and the owner goes on with the next message from the value it last
 // published.
@@ -98,19 +102,33 @@ func (o *Owners[V]) seed(at *Seat[V], key string, v *V) string {
 // and wraps the end of ctx and its cause, or is ErrUnavailable after Close.
 // Senders that wait while Close is called came before it, and get in.
 func (o *Owners[V]) Send(ctx context.Context, key string, m Message[V]) error {
+	return o.send(ctx, key, m, false)
+}
+
+// send is Send. Where asked is set the caller waits for the answer anyway, and m may
+// be handled before send returns.
+func (o *Owners[V]) send(ctx context.Context, key string, m Message[V], asked bool) error {
 	name := func() string { return o.mailboxName(key) }
 	if ctx.Err() != nil {
 		return errCancelled(ctx, name())
 	}
-	s, b := o.enter(key, false)
+	s, b, idle := o.enter(key, false)
 	if b == nil {
 		return errClosed(name())
+	}
+	if idle && asked {
+		s.mu.Unlock()
+		b.serve(m)
+		return nil
 	}
 	w := b.queue.offer(m)
 	if w == nil {
 		s.queued++
 	}
 	s.mu.Unlock()
+	if idle {
+		go b.loop()
+	}
 	if w == nil {
 		return nil
 	}
@@ -126,30 +144,46 @@ func (o *Owners[V]) Send(ctx context.Context, key string, m Message[V]) error {
 // bounds. It answers false, and drops m, when all owners have stopped for good:
 // after Close that is as soon as none has anything to do, so who may owe a
 // message is to be done before Close is called.
-func (o *Owners[V]) Owe(key string, m Message[V]) bool {
-	s, b := o.enter(key, true)
+func (o *Owners[V]) Owe(key string, m Message[V]) bool { return o.owe(key, m, false) }
+
+// Tell is Owe for a caller who may be kept for as long as an idle owner takes to handle
+// m. An owner must not call it: it would do the work of another one.
+func (o *Owners[V]) Tell(key string, m Message[V]) bool { return o.owe(key, m, true) }
+
+// owe is Owe, as send is Send.
+func (o *Owners[V]) owe(key string, m Message[V], asked bool) bool {
+	s, b, idle := o.enter(key, true)
 	if b == nil {
 		return false
+	}
+	if idle && asked {
+		s.mu.Unlock()
+		b.serve(m)
+		return true
 	}
 	b.queue.push(m, true)
 	s.queued++
 	s.mu.Unlock()
+	if idle {
+		go b.loop()
+	}
 	return true
 }
 
-// enter returns the box of key with its shard locked, starting the owner where
-// none runs, or nil where the message is refused. The owner takes the same lock
-// before it looks into the box, so it finds what the caller puts there.
-func (o *Owners[V]) enter(key string, owed bool) (*shard[V], *box[V]) {
+// enter returns the box of key with its shard locked, or nil where the message is
+// refused. The owner takes the same lock before it looks into the box, so it finds
+// what the caller puts there. Where no owner runs the answer is idle, and the caller
+// is to run the box.
+func (o *Owners[V]) enter(key string, owed bool) (s *shard[V], b *box[V], idle bool) {
 	s, h := o.table.locate(key)
 	s.mu.Lock()
 	c := o.table.find(s, h, key)
 	if c != nil && c.box != nil {
 		if !owed && o.gate.Closed() {
 			s.mu.Unlock()
-			return nil, nil
+			return nil, nil, false
 		}
-		return s, c.box
+		return s, c.box, false
 	}
 	in := false
 	if owed {
@@ -159,16 +193,15 @@ func (o *Owners[V]) enter(key string, owed bool) (*shard[V], *box[V]) {
 	}
 	if !in {
 		s.mu.Unlock()
-		return nil, nil
+		return nil, nil, false
 	}
 	if c == nil {
 		c = o.table.insert(s, h, newCell[V](key))
 	}
-	b := o.boxes.Get().(*box[V])
+	b = o.boxes.Get().(*box[V])
 	b.shard, b.cell = s, c
 	c.box = b
-	go b.loop()
-	return s, b
+	return s, b, true
 }
 
 func (o *Owners[V]) mailboxName(key string) string {
@@ -202,7 +235,7 @@ func Ask[V, R any](ctx context.Context, o *Owners[V], key string, q Question[V, 
 	r := q.slot()
 	err := r.arm()
 	if err == nil {
-		err = o.Send(ctx, key, q)
+		err = o.send(ctx, key, q, true)
 	}
 	if err != nil {
 		var none R
@@ -216,7 +249,7 @@ func Ask[V, R any](ctx context.Context, o *Owners[V], key string, q Question[V, 
 func AskOwed[V, R any](o *Owners[V], key string, q Question[V, R]) (R, error) {
 	r := q.slot()
 	err := r.arm()
-	if err == nil && !o.Owe(key, q) {
+	if err == nil && !o.owe(key, q, true) {
 		err = errClosed(o.mailboxName(key))
 	}
 	if err != nil {

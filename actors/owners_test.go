@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -321,4 +322,54 @@ func (m *count) Handle(o *Owner[int]) {
 		o.Publish(nil)
 	}
 	m.Answer(struct{}{})
+}
+
+// Who asks an idle owner is the owner meanwhile, and what comes behind his message is
+// not for him to handle.
+func TestAskerOfAnIdleOwnerHandlesHisMessageAlone(t *testing.T) {
+	o := NewOwners[int](Config{Name: "number", Mailbox: 4})
+	defer o.Close()
+	told := func(f func()) *work {
+		return &work{do: func(_ *Owner[int], m *work) { f(); m.Answer(0) }}
+	}
+	here := goroutine()
+	for name, call := range map[string]func(m *work){
+		"Ask":     func(m *work) { _, _ = Ask(t.Context(), o, "key", m) },
+		"AskOwed": func(m *work) { _, _ = AskOwed(o, "key", m) },
+		"Tell":    func(m *work) { o.Tell("key", m) },
+		"Send":    func(m *work) { _ = o.Send(t.Context(), "key", m) },
+		"Owe":     func(m *work) { o.Owe("key", m) },
+	} {
+		behind, second := make(chan struct{}), ""
+		first := ""
+		entered, enqueued := make(chan struct{}), make(chan struct{})
+		go func() {
+			<-entered
+			o.Owe("key", told(func() { second = goroutine(); close(behind) }))
+			close(enqueued)
+		}()
+		done := make(chan struct{})
+		call(told(func() {
+			first = goroutine()
+			close(entered)
+			<-enqueued
+			close(done)
+		}))
+		<-done
+		<-behind
+		inline := name != "Send" && name != "Owe"
+		if (first == here) != inline || second == here {
+			t.Errorf("%s on goroutine %s: handled on %s, what came behind on %s", name, here, first, second)
+		}
+		for o.Running() > 0 {
+			runtime.Gosched()
+		}
+	}
+}
+
+// goroutine names the one that calls it.
+func goroutine() string {
+	b := make([]byte, 64)
+	b, _, _ = bytes.Cut(b[:runtime.Stack(b, false)], []byte(" ["))
+	return string(b)
 }

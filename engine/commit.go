@@ -68,7 +68,7 @@ func (e *Engine) commit(ctx context.Context, name, key string, opts []snapshots.
 		return err
 	}
 	// Done or not, the name's owner says so in plain words afterwards.
-	defer e.keys.Owe(name, &settle{question[done]{e: e}, f})
+	defer e.keys.Tell(name, &settle{question[done]{e: e}, f})
 	m := &commit{question: question[done]{e: e}, ctx: ctx, name: name, labels: set, flip: f}
 	if _, err := actors.Ask(ctx, e.keys, key, m); err != nil {
 		return err

@@ -64,7 +64,7 @@ func (e *Engine) AddLease(ctx context.Context, l Lease, key string, durable func
 	if err != nil {
 		return err
 	}
-	defer func() { e.keys.Owe(key, &lent{question[done]{e: e}}) }()
+	defer func() { e.keys.Tell(key, &lent{question[done]{e: e}}) }()
 	kept := had
 	defer func() {
 		if !kept {
