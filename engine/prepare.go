@@ -35,6 +35,16 @@ func (e *Engine) Prepare(ctx context.Context, key, parent string, opts ...snapsh
 	return nil
 }
 
+// PrepareMounts is Prepare, and Mounts of what it made, whatever becomes of the key
+// meanwhile. It blocks and fails as Prepare does.
+func (e *Engine) PrepareMounts(ctx context.Context, key, parent string, opts ...snapshots.Opt) (*Mountable, error) {
+	b, err := e.create(ctx, snapshots.KindActive, key, parent, opts)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %q: %w", abridged(key), err)
+	}
+	return e.mountable(key, b), nil
+}
+
 // View creates the read-only snapshot key of the committed snapshot parent, or of
 // an empty directory where parent is "", and returns how to mount it. Views of
 // one snapshot share its directory and its mount. It blocks and fails as Prepare

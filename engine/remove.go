@@ -22,18 +22,29 @@ import (
 // Removal by call and removal for want of a lease exclude each other: an engine
 // with Config.Leases refuses.
 //
-// Errors: ErrNotFound, ErrFailedPrecondition while there are snapshots on top of it
-// and where leases decide, ErrInvalidArgument for a key that cannot be,
+// Errors: ErrNotFound, ErrFailedPrecondition while there are snapshots on top of it or
+// one is being made, whatever becomes of that one, and where leases decide, ErrInvalidArgument for a key that cannot be,
 // ErrUnavailable after Close or where the database is, the cause of ctx. After an
 // error nothing has changed, unless the error is persist.ErrIndeterminate.
 func (e *Engine) Remove(ctx context.Context, key string) error {
-	if err := e.remove(ctx, key); err != nil {
+	if err := e.remove(ctx, key, nil); err != nil {
 		return fmt.Errorf("remove %q: %w", abridged(key), err)
 	}
 	return nil
 }
 
-func (e *Engine) remove(ctx context.Context, key string) error {
+// Discard is Remove of what m is of. Where its key does not name that any more,
+// since somebody removed or committed it, the error is ErrNotFound, and what the key
+// names since stays.
+func (m *Mountable) Discard(ctx context.Context) error {
+	if err := m.e.remove(ctx, m.key, m.body); err != nil {
+		return fmt.Errorf("discard %q: %w", abridged(m.key), err)
+	}
+	return nil
+}
+
+// remove removes what key names, or only where that is the snapshot of only.
+func (e *Engine) remove(ctx context.Context, key string, only *body) error {
 	if e.source != nil {
 		return fmt.Errorf("a snapshot goes when no lease names it any more: %w", errdefs.ErrFailedPrecondition)
 	}
@@ -44,7 +55,7 @@ func (e *Engine) remove(ctx context.Context, key string) error {
 		return errClosed
 	}
 	defer e.gate.Leave()
-	b, err := actors.Ask(ctx, e.keys, key, &discard{question: question[*body]{e: e}, ctx: ctx})
+	b, err := actors.Ask(ctx, e.keys, key, &discard{question: question[*body]{e: e}, ctx: ctx, only: only})
 	if err != nil {
 		return err
 	}
@@ -59,13 +70,14 @@ func (e *Engine) remove(ctx context.Context, key string) error {
 type discard struct {
 	question[*body] // as it was in the end
 	ctx             context.Context
+	only            *body // the snapshot that is meant, nil for whichever there is
 }
 
 func (m *discard) Handle(o *owner) {
 	s := *o.Value().plain()
 	b := s.standing() // a lost one too: there is no other way to be rid of it
 	switch {
-	case b == nil:
+	case b == nil, m.only != nil && m.only.serial != b.serial:
 		m.Fail(errNotFound(o.Key()))
 		return
 	case s.children > 0:

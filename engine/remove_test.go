@@ -294,3 +294,30 @@ func TestRemoveSurvivesAPanicOfTheParentsOwner(t *testing.T) {
 	}))
 	eventually(t, "the directories go", func() bool { return h.gone("work")() && h.gone("child")() })
 }
+
+// A face that cannot mount what it prepared takes it back. By then the key may bear
+// what somebody else made.
+func TestDiscardLeavesWhatTheKeyNamesSince(t *testing.T) {
+	ctx := context.Background()
+	h := openWithoutLeases(t)
+	m, err := h.PrepareMounts(ctx, "key", "")
+	must(t, err)
+	must(t, h.Commit(ctx, "name", "key"))
+	if err := m.Discard(ctx); !errdefs.IsNotFound(err) {
+		t.Errorf("after a commit: %v", err)
+	}
+	must(t, h.Prepare(ctx, "key", ""))
+	if err := m.Discard(ctx); !errdefs.IsNotFound(err) || h.absent("key") || h.absent("name") {
+		t.Errorf("the key is used anew: %v", err)
+	}
+
+	m, err = h.PrepareMounts(ctx, "other", "name")
+	must(t, err)
+	_, err = h.Update(ctx, snapshots.Info{Name: "other", Labels: map[string]string{"a": "b"}})
+	must(t, err)
+	must(t, m.Discard(ctx))
+	if !h.absent("other") {
+		t.Error("what was made is there after it was taken back")
+	}
+	eventually(t, "the directory goes", h.gone("other"))
+}

@@ -79,12 +79,9 @@ func (s *snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	if err != nil {
 		return nil, err
 	}
-	if err := s.engine.Prepare(ctx, key, parent, opts...); err != nil {
-		return nil, err
-	}
-	m, err := s.engine.Mounts(context.WithoutCancel(ctx), key)
+	m, err := s.engine.PrepareMounts(ctx, key, parent, opts...)
 	if err != nil {
-		return nil, err // somebody removed or committed it already
+		return nil, err
 	}
 	return s.mounts(ctx, key, m, ids)
 }
@@ -101,7 +98,8 @@ func (s *snapshotter) View(ctx context.Context, key, parent string, opts ...snap
 	return s.mounts(ctx, key, m, ids)
 }
 
-// mounts returns the mounts of a new snapshot, or undoes it.
+// mounts returns the mounts of a new snapshot, or undoes it. The error is ErrNotFound
+// where somebody removed it already.
 func (s *snapshotter) mounts(ctx context.Context, key string, m *engine.Mountable, ids *mapping) ([]mount.Mount, error) {
 	ctx = context.WithoutCancel(ctx)
 	mounts, err := m.Keep()
@@ -110,7 +108,10 @@ func (s *snapshotter) mounts(ctx context.Context, key string, m *engine.Mountabl
 	}
 	if err != nil {
 		if !errdefs.IsNotFound(err) {
-			err = errors.Join(err, s.engine.Remove(ctx, key))
+			// Not what bears the key by now, where somebody committed it or removed it.
+			if undo := m.Discard(ctx); !errdefs.IsNotFound(undo) {
+				err = errors.Join(err, undo)
+			}
 		}
 		return nil, err
 	}
