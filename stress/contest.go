@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
 
+	"github.com/graphsnap/graphsnap/stress/faces"
 	"github.com/graphsnap/graphsnap/stress/faults"
 	"github.com/graphsnap/graphsnap/stress/metrics"
 	"github.com/graphsnap/graphsnap/stress/report"
@@ -79,12 +81,19 @@ func (s *settings) contest(ctx context.Context, root string) ([]*report.Contende
 // one opens an entrant in dir, drives it, closes it and looks at what it left. Its
 // progress is shown under the name. Where the first cannot be opened it is the
 // command line, or the machine, that is wrong.
-func (s *settings) one(ctx context.Context, e entrant, dir, name string, first bool) (*metrics.Result, error) {
+func (s *settings) one(ctx context.Context, e entrant, dir, name string, first bool) (result *metrics.Result, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	debug.FreeOSMemory() // nobody is charged for the garbage of the one before
+	if s.driver == "btrfs" {
+		unmount, failed := faces.MountLoop(dir, s.driver)
+		if failed != nil {
+			return nil, fmt.Errorf("%w: %w", failed, errUsage)
+		}
+		defer func() { err = errors.Join(err, unmount()) }()
+	}
 	c := s.run
 	c.Faults = faults.New(s.rates, c.Seed)
 	c.Faults.Calm(true) // a target that does not open is none
@@ -99,7 +108,7 @@ func (s *settings) one(ctx context.Context, e entrant, dir, name string, first b
 	progress := report.NewProgress(os.Stderr, name, c.Operations, c.Duration)
 	c.Progress = progress.Sample
 	c.Interval = interval(c.Duration)
-	result := run.Run(ctx, t, c)
+	result = run.Run(ctx, t, c)
 	progress.End()
 	result.Interrupted = ctx.Err() != nil
 	result.Options = e.options

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/graphsnap/graphsnap/actors/crashpoint"
@@ -36,8 +37,8 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	s := &settings{}
 	f := flag.NewFlagSet("stress", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	f.StringVar(&s.target, "target", "", "`what` is driven: engine or buildkit; engine for the driver null, else buildkit")
-	f.StringVar(&s.driver, "driver", "null", "graph `driver`: null (in memory), vfs, overlay2 or btrfs")
+	f.StringVar(&s.target, "target", "", "`what` is driven: "+strings.Join(targets, ", ")+"; engine for the driver null, else buildkit")
+	f.StringVar(&s.driver, "driver", "null", "graph `driver`: null (in memory), vfs, overlay2 or btrfs (on a loop device)")
 	f.StringVar(&s.workload, "workload", "mixed", "one of "+strings.Join(workload.Names(), ", "))
 	f.StringVar(&s.weights, "weights", "", "changes of the workload's weights, such as `stat=50,walk=0`")
 	f.StringVar(&s.keys, "keys", "", "`distribution` of keys: uniform, zipf, hot, deep or wide")
@@ -106,15 +107,13 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		return errors.New("-rounds is at least 1")
 	case s.run.Clients < 1:
 		return errors.New("-clients is at least 1")
-	case s.driver != "null" && s.driver != "vfs" && s.driver != "overlay2" && s.driver != "btrfs":
-		return fmt.Errorf("no driver %q, there are null, vfs, overlay2 and btrfs", s.driver)
-	case s.target != "engine" && s.target != "buildkit":
-		return fmt.Errorf("no target %q, there are engine and buildkit", s.target)
-	case s.target == "engine" && s.driver != "null":
-		return fmt.Errorf("the target engine has the driver null only")
+	case !slices.Contains(drivers, s.driver):
+		return fmt.Errorf("no driver %q, there are %s", s.driver, strings.Join(drivers, ", "))
+	case !slices.Contains(targets, s.target):
+		return fmt.Errorf("no target %q, there are %s", s.target, strings.Join(targets, ", "))
 	case s.target == "buildkit" && s.driver == "null" && s.run.Restart+s.run.Kill > 0:
 		return errors.New("the directories of the driver null do not outlive a restart of the target buildkit")
-	case !crashpoint.Enabled && s.rates.Hooked(s.target != "engine"):
+	case !crashpoint.Enabled && s.rates.Hooked(real(s.target, s.driver)):
 		return errors.New("a build with -tags crashpoints has faults of the database, and of what is not in memory")
 	}
 	if s.run.Duration <= 0 && s.run.Operations == 0 {

@@ -21,7 +21,6 @@ func TestBadCommandLinesAreOneLine(t *testing.T) {
 		"-keys none":                           "distribution",
 		"-driver zfs":                          "there are null",
 		"-target none":                         "no target",
-		"-target engine -driver vfs":           "null only",
 		"-fault driver.error=2":                "PROBABILITY",
 		"-fault driver.eror=0.1":               "there are driver.error",
 		"-fault longest=1":                     "DURATION",

@@ -32,19 +32,40 @@ func init() {
 	})
 }
 
+// targets are what can be driven, and drivers what it can stand on.
+var (
+	targets = []string{"engine", "buildkit", "containerd"}
+	drivers = []string{"null", "vfs", "overlay2", "btrfs"}
+)
+
+// real tells whether the driver and the layer store are such as are not in memory of
+// the harness's own, so that crash points are needed to inject faults.
+func real(target, driver string) bool { return driver != "null" || target == "buildkit" }
+
 func (p place) open(ctx context.Context, f *faults.Injector) (target.Target, error) {
-	real := p.Target != "engine"
-	if f.Hooked(real) {
+	if real := real(p.Target, p.Driver); f.Hooked(real) {
 		f.Hook(real)
 	}
 	options := tuned(p.Options)
-	switch {
-	case p.Outlive && !real:
-		return target.OpenPersistent(ctx, target.NewNull(false, f.Driver), p.Root, options...)
-	case !real:
-		return target.OpenEngine(ctx, target.NewNull(false, f.Driver), p.Root, options...)
+	if p.Target == "buildkit" {
+		return faces.OpenBuildKit(ctx, p.Driver, p.Root, options...)
 	}
-	return faces.OpenBuildKit(ctx, p.Driver, p.Root, options...)
+	var driver target.Driver = target.NewNull(false, f.Driver)
+	if p.Driver != "null" {
+		// As graphsnapd has it: containerd mounts overlays itself.
+		disk, err := faces.NewDisk(p.Driver, p.Root, p.Target == "containerd" && p.Driver == "overlay2")
+		if err != nil {
+			return nil, err
+		}
+		driver = disk
+	}
+	switch {
+	case p.Target == "containerd":
+		return faces.OpenContainerd(ctx, driver, p.Root, p.Outlive, options...)
+	case p.Outlive:
+		return target.OpenPersistent(ctx, driver, p.Root, options...)
+	}
+	return target.OpenEngine(ctx, driver, p.Root, options...)
 }
 
 // apart opens the target in a process of its own.

@@ -77,6 +77,11 @@ func (t *BuildKit) Mounts(ctx context.Context, key string) (target.Mountable, er
 	return m, nil
 }
 
+// Remove implements target.Target. That of Docker ends a lease.
+func (t *BuildKit) Remove(ctx context.Context, key string) error {
+	return t.Snapshotter.Remove(ctx, key)
+}
+
 func (t *BuildKit) resource(key string) leases.Resource {
 	return leases.Resource{ID: key, Type: "snapshots/" + t.Name()}
 }

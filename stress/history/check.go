@@ -142,6 +142,8 @@ func changes(o Operation) bool {
 	switch o.Output.Class {
 	case model.OK, model.Unknown:
 		return true
+	case model.Failed: // made, and not undone at once
+		return o.Input.Kind == model.Prepare || o.Input.Kind == model.View
 	}
 	return false
 }

@@ -9,22 +9,23 @@ import (
 type Model struct {
 	Keys    int // at most 127
 	Handles int
-	Leased  bool // snapshots go with their last lease
-	Removes bool // Remove works
+	Leased  bool // snapshots go with their last lease, and not by Remove
+	Keeps   bool // what Prepare, View and Mounts handed out is held until Remove
 }
 
 // A state is a string, so that it is immutable and compares fast: two bytes of
 // leases that ended, then for each key and each handle its fields.
 const (
 	header = 2
-	width  = 7
+	width  = 8
 	wide   = 2
 
 	atKind   = 0
 	atParent = 1 // plus one, 0 for none
-	atLeased = 2 // a lease ended that named it
+	atLeased = 2 // a lease ended that named it, or its creation failed and is undone
 	atLeases = 3 // two bytes
 	atLabels = 5 // two bytes
+	atGhosts = 7 // a snapshot on top of it was removed, and may count still
 
 	atTarget = 0 // key plus one of what the handle belongs to, 0 when that is gone
 	atHolds  = 1
@@ -66,7 +67,10 @@ func (w work) held(k int8) bool {
 // drop makes the snapshot absent. The leases stay: they name the key.
 func (w work) drop(k int8) {
 	s := w.snapshot(k)
-	s[atKind], s[atParent], s[atLabels], s[atLabels+1] = 0, 0, 0, 0
+	s[atKind], s[atParent], s[atLabels], s[atLabels+1], s[atGhosts] = 0, 0, 0, 0, 0
+	if !w.m.Leased {
+		s[atLeased] = 0
+	}
 	for h := range int8(w.m.Handles) {
 		if x := w.handle(h); x[atTarget] == byte(k)+1 {
 			x[atTarget], x[atHolds] = 0, 0
@@ -81,15 +85,22 @@ func (w work) vanish(k int8) bool {
 	if s[atKind] == 0 {
 		return true
 	}
-	if !w.m.Leased || s[atLeased] == 0 || leases(s) != 0 || w.held(k) {
+	if s[atLeased] == 0 || leases(s) != 0 || w.m.Leased && w.held(k) {
 		return false
 	}
+	if !w.vanishChildren(k) {
+		return false
+	}
+	w.drop(k)
+	return true
+}
+
+func (w work) vanishChildren(k int8) bool {
 	for c := range int8(w.m.Keys) {
 		if x := w.snapshot(c); x[atKind] != 0 && x[atParent] == byte(k)+1 && !w.vanish(c) {
 			return false
 		}
 	}
-	w.drop(k)
 	return true
 }
 
@@ -121,7 +132,17 @@ func (m *Model) Step(state string, in Input, out Output) []string {
 	}
 	switch out.Class {
 	case Failed:
-		return []string{state}
+		states := []string{state}
+		if m.Keeps && (in.Kind == Prepare || in.Kind == View) {
+			// Where it cannot be mounted it is removed again, and is there until then.
+			in.Handle = None
+			for _, made := range m.apply(state, in, Output{}, true) {
+				w := m.open(made)
+				w.snapshot(in.Key)[atLeased] = 1
+				states = append(states, string(w.b))
+			}
+		}
+		return states
 	case Unknown:
 		out.Class = OK
 		return append([]string{state}, m.apply(state, in, out, true)...)
@@ -151,10 +172,16 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 	case Prepare, View:
 		switch out.Class {
 		case NotFound:
-			if in.On == None {
-				return nil
+			var states []string
+			if in.On != None {
+				states = absent(in.On)
 			}
-			return absent(in.On)
+			if m.Keeps {
+				// It was made, and removed before it could be mounted.
+				in.Handle = None
+				states = append(states, m.apply(state, in, Output{}, true)...)
+			}
+			return states
 		case Precondition:
 			return is(in.On != None && w.present(in.On) && w.snapshot(in.On)[atKind] != Committed)
 		case Exists:
@@ -241,6 +268,9 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		return one(w)
 	case Mount:
 		h := w.handle(in.Handle)
+		if m.Keeps && h[atTarget] == 0 {
+			return is(out.Class == OK) // the mounts were handed out before
+		}
 		if out.Class == NotFound {
 			if h[atTarget] == 0 {
 				return []string{state}
@@ -292,20 +322,26 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		}
 		return one(w)
 	case Remove:
+		x := w.snapshot(in.Key)
 		switch out.Class {
 		case NotFound:
-			return is(!w.present(in.Key))
+			return absent(in.Key)
 		case Precondition:
-			return is(!m.Removes || w.present(in.Key) && w.children(in.Key))
+			// A snapshot that is being made counts, whatever becomes of it, and one that
+			// is removed until its last mount has ended.
+			return is(m.Leased || w.present(in.Key) && (w.children(in.Key) || out.Beside || x[atGhosts] != 0))
 		}
-		if !m.Removes || !w.present(in.Key) || w.children(in.Key) {
+		if m.Leased || !w.present(in.Key) || !w.vanishChildren(in.Key) {
 			return nil
+		}
+		if p := int8(x[atParent]) - 1; p != None && out.Beside {
+			w.snapshot(p)[atGhosts] = 1
 		}
 		w.drop(in.Key)
 		return one(w)
 	case Restart:
 		for k := range int8(m.Keys) {
-			if w.present(k) {
+			if w.present(k) && m.Leased {
 				w.snapshot(k)[atLeased] = 1
 			}
 		}

@@ -67,6 +67,9 @@ type Output struct {
 	Class    Class
 	Snapshot Snapshot // of Stat and Update
 	Writable bool     // of Mount
+	// Beside tells of Remove that a call was under way at some moment of it that makes
+	// a snapshot of the key, on top of it, or mounts of it.
+	Beside bool
 }
 
 // Snapshot is what Stat tells.

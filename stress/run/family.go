@@ -39,13 +39,33 @@ type family struct {
 	numbers map[string]int8
 	mu      sync.Mutex   // held while a lease is made
 	leases  atomic.Int32 // that were made
+	users   []users      // of each key
+}
+
+// users counts the calls that make a snapshot of a key, on top of it, or mounts of it.
+type users struct{ begun, ended atomic.Int64 }
+
+// use counts a call that uses the key until the function that it returns is called.
+func (f *family) use(k int8) (end func()) {
+	if k == model.None {
+		return func() {}
+	}
+	f.users[k].begun.Add(1)
+	return func() { f.users[k].ended.Add(1) }
+}
+
+// watch returns what tells whether a use of the key was under way since.
+func (f *family) watch(k int8) (used func() bool) {
+	ended := f.users[k].ended.Load()
+	return func() bool { return f.users[k].begun.Load() > ended }
 }
 
 func (r *runner) newFamily(w *workload.Workload, name string) *family {
 	traits := r.target.Traits()
 	f := &family{r: r, w: w, name: name, numbers: map[string]int8{}, history: &history.History{Family: name, Model: &model.Model{
-		Keys: w.Family, Handles: w.Group * handlesEach, Leased: traits.Leased, Removes: traits.Removes,
+		Keys: w.Family, Handles: w.Group * handlesEach, Leased: traits.Leased, Keeps: traits.Keeps,
 	}}}
+	f.users = make([]users, w.Family)
 	for k := range int8(w.Family) {
 		key := fmt.Sprintf("%s.%d", name, k)
 		if k%4 == 3 { // one that no graph ID can be
@@ -138,6 +158,13 @@ func (c *client) call(ctx context.Context, in model.Input, do func(context.Conte
 	defer c.r.leave()
 	ctx, cancel := c.r.hurry(ctx, c.Chooser)
 	defer cancel()
+	switch in.Kind {
+	case model.Prepare, model.View:
+		defer c.use(in.On)()
+		defer c.use(in.Key)()
+	case model.Mounts:
+		defer c.use(in.Key)()
+	}
 	end := c.r.recorder.Begin(c.number, strings.ToLower(in.Kind.String()))
 	began := c.r.clock.Now()
 	out, err := do(ctx)
@@ -231,7 +258,7 @@ func (c *client) told(info snapshots.Info) (model.Snapshot, error) {
 // does in two calls the face does in one where the context names a lease; here it is
 // two operations, so that each of them happens at one instant.
 func (c *client) lend(ctx context.Context, k int8) {
-	if !c.Chance(c.w.Leased) {
+	if !c.r.target.Traits().Leased || !c.Chance(c.w.Leased) {
 		return
 	}
 	if c.leases.Load() == 0 || c.Chance(0.1) {
@@ -254,7 +281,16 @@ func (c *client) addLease(ctx context.Context, l, k int8) error {
 func (c *client) step(ctx context.Context) {
 	in := model.Input{On: model.None, Lease: model.None, Handle: model.None}
 	t := c.r.target
-	switch name := c.Operation(); name {
+	name := c.Operation()
+	if !t.Traits().Leased {
+		switch name {
+		case "add-lease":
+			return
+		case "remove-lease", "end-lease", "expire":
+			name = "remove" // what makes snapshots go
+		}
+	}
+	switch name {
 	case "prepare":
 		in.Kind, in.Key = model.Prepare, c.Key()
 		in.On = c.Parent(in.Key)
@@ -358,11 +394,19 @@ func (c *client) step(ctx context.Context) {
 	case "expire":
 		_ = c.endLease(ctx, c.someLease(c.Chooser), true)
 	case "remove":
-		in.Kind, in.Key = model.Remove, c.Key()
-		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			return o, t.Remove(ctx, c.key(in.Key))
-		})
+		_ = c.remove(ctx, c.Key())
 	}
+}
+
+func (c *client) remove(ctx context.Context, k int8) error {
+	in := model.Input{Kind: model.Remove, Key: k, On: model.None, Lease: model.None, Handle: model.None}
+	_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+		used := c.watch(k)
+		err = c.r.target.Remove(ctx, c.key(k))
+		o.Beside = used() || c.r.config.Faults.Any() // the last mount may not end at once
+		return o, err
+	})
+	return err
 }
 
 func (c *client) endLease(ctx context.Context, l int8, expire bool) error {
@@ -414,13 +458,21 @@ func (c *client) mount(ctx context.Context) {
 		var how []mount.Mount
 		how, release, err = h.m.Mount()
 		if err == nil {
-			o.Writable = !slices.ContainsFunc(how, func(m mount.Mount) bool { return m.ReadOnly() })
+			o.Writable = slices.ContainsFunc(how, writable)
 		}
 		return o, err
 	})
 	if err == nil {
 		h.releases = append(h.releases, release)
 	}
+}
+
+// writable tells whether what is mounted so can be written through.
+func writable(m mount.Mount) bool {
+	if m.Type == "overlay" {
+		return slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "upperdir=") })
+	}
+	return !m.ReadOnly()
 }
 
 var errRestarted = fmt.Errorf("the target was restarted: %w", errdefs.ErrUnavailable)
@@ -502,24 +554,30 @@ func (c *client) letGo(ctx context.Context) {
 	}
 }
 
-// end looks at the whole family a last time and lets it go. What never was in a
-// lease would stay until the target is closed, so all of it gets one.
+// end looks at the whole family a last time and lets it go.
 func (f *family) end(ctx context.Context, c *client) {
-	last := int8(model.MaxLeases - 1)
-	leased := f.r.target.Traits().Leased
-	if leased {
-		again(func() bool { return f.createLease(ctx, last) })
-	}
 	for k := range int8(f.w.Family) {
-		again(func() bool { return !leased || c.addLease(ctx, last, k) == nil })
 		c.stat(ctx, k)
 	}
-	if leased {
-		for l := range int8(f.leases.Load()) {
-			again(func() bool { return c.endLease(ctx, l, false) == nil })
-		}
-		again(func() bool { return c.endLease(ctx, last, false) == nil })
+	if f.r.target.Traits().Leased {
+		f.endLeases(ctx, c)
+	} else {
+		f.removeAll(ctx, c)
 	}
+}
+
+// endLeases ends all leases. What never was in one would stay until the target is
+// closed, so all of it gets one before.
+func (f *family) endLeases(ctx context.Context, c *client) {
+	last := int8(model.MaxLeases - 1)
+	again(func() bool { return f.createLease(ctx, last) })
+	for k := range int8(f.w.Family) {
+		again(func() bool { return c.addLease(ctx, last, k) == nil })
+	}
+	for l := range int8(f.leases.Load()) {
+		again(func() bool { return c.endLease(ctx, l, false) == nil })
+	}
+	again(func() bool { return c.endLease(ctx, last, false) == nil })
 }
 
 // again calls f until it succeeds, or a number of times: faults may make it fail.
@@ -529,6 +587,24 @@ func again(f func() bool) {
 			return
 		}
 	}
+}
+
+// removalPatience is how long what was removed may count as a child, since unmounting
+// it fails.
+const removalPatience = time.Minute
+
+// removeAll removes what stands on nothing until nothing is left.
+func (f *family) removeAll(ctx context.Context, c *client) {
+	for began := time.Now(); time.Since(began) < removalPatience; time.Sleep(time.Millisecond) {
+		left := false
+		for k := range int8(f.w.Family) {
+			left = !errdefs.IsNotFound(c.remove(ctx, k)) || left
+		}
+		if !left {
+			return
+		}
+	}
+	f.r.violation(f.name, "snapshots cannot be removed", nil, "")
 }
 
 func (c *client) stat(ctx context.Context, k int8) {

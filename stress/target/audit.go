@@ -45,7 +45,10 @@ func (t *Engine) disagreements(ctx context.Context) (wrong []string) {
 		complain("%d directories are still to be deleted", n)
 	}
 	children, owners := map[string]int{}, map[string]string{}
-	directories := t.driver.Directories()
+	directories, mounted, err := t.onDisk()
+	if err != nil {
+		return append(wrong, err.Error())
+	}
 	for _, r := range all {
 		if r.Pins {
 			children[r.Parent]++
@@ -83,10 +86,9 @@ func (t *Engine) disagreements(ctx context.Context) (wrong []string) {
 		}
 	}
 	held := map[string]bool{}
-	mounted := t.driver.Mounted()
 	for _, m := range table {
 		held[m.ID] = true
-		if m.Holders > 0 && !slices.Contains(mounted, m.ID) {
+		if m.Holders > 0 && !t.driver.Describes() && !slices.Contains(mounted, m.ID) {
 			complain("%q is held %d times and not mounted", m.ID, m.Holders)
 		}
 	}
@@ -98,6 +100,14 @@ func (t *Engine) disagreements(ctx context.Context) (wrong []string) {
 	return wrong
 }
 
+func (t *Engine) onDisk() (directories map[string]bool, mounted []string, err error) {
+	if directories, err = t.driver.Directories(); err != nil {
+		return nil, nil, err
+	}
+	mounted, err = t.driver.Mounted()
+	return directories, mounted, err
+}
+
 // AuditClosed compares the database of a closed engine with the driver's
 // directories.
 func (t *Engine) AuditClosed(ctx context.Context) (wrong []string) {
@@ -107,7 +117,10 @@ func (t *Engine) AuditClosed(ctx context.Context) (wrong []string) {
 		return []string{err.Error()}
 	}
 	defer db.Close()
-	directories := t.driver.Directories()
+	directories, mounted, err := t.onDisk()
+	if err != nil {
+		return []string{err.Error()}
+	}
 	recorded := map[string]bool{}
 	err = db.Load(func(r persist.Record) error {
 		if r.Creating {
@@ -129,7 +142,7 @@ func (t *Engine) AuditClosed(ctx context.Context) (wrong []string) {
 			complain("the directory %q has no record", id)
 		}
 	}
-	for _, id := range t.driver.Mounted() {
+	for _, id := range mounted {
 		complain("%q is mounted after Close", id)
 	}
 	return append(wrong, t.driver.Wrong()...)

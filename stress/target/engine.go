@@ -13,13 +13,13 @@ import (
 	"github.com/graphsnap/graphsnap/engine"
 )
 
-// Engine is the engine on a null driver and leases in memory.
+// Engine is the engine on a driver and leases in memory.
 type Engine struct {
 	// Patience is how long Audit waits for what happens in the background, two
 	// minutes by default: removals that failed are tried again after a while.
 	Patience time.Duration
 
-	driver  *Null
+	driver  Driver
 	leases  *memoryLeases
 	root    string
 	options []engine.Option
@@ -28,22 +28,44 @@ type Engine struct {
 }
 
 // OpenEngine opens the engine on driver with its database in root.
-func OpenEngine(ctx context.Context, driver *Null, root string, options ...engine.Option) (*Engine, error) {
+func OpenEngine(ctx context.Context, driver Driver, root string, options ...engine.Option) (*Engine, error) {
 	t := newEngine(driver, root, options)
 	return t, t.begin(ctx)
 }
 
 // OpenPersistent is OpenEngine with leases and directories that outlive the process, as
 // what it writes in root tells.
-func OpenPersistent(ctx context.Context, driver *Null, root string, options ...engine.Option) (*Engine, error) {
+func OpenPersistent(ctx context.Context, driver Driver, root string, options ...engine.Option) (*Engine, error) {
 	t := newEngine(driver, root, options)
-	if err := errors.Join(driver.persist(filepath.Join(root, "directories")), t.leases.persist(filepath.Join(root, "leases"))); err != nil {
+	if err := errors.Join(outlive(driver, root), t.leases.persist(filepath.Join(root, "leases"))); err != nil {
 		return nil, err
 	}
 	return t, t.begin(ctx)
 }
 
-func newEngine(driver *Null, root string, options []engine.Option) *Engine {
+// OpenUnleased opens the engine as the face for containerd needs it: without leases,
+// so that Remove works. The methods for leases answer ErrNotImplemented. Where persist
+// is set the directories outlive the process.
+func OpenUnleased(ctx context.Context, driver Driver, root string, persist bool, options ...engine.Option) (*Engine, error) {
+	t := &Engine{Patience: 2 * time.Minute, driver: driver, root: root, options: options}
+	if persist {
+		if err := outlive(driver, root); err != nil {
+			return nil, err
+		}
+	}
+	return t, t.open(ctx)
+}
+
+// outlive makes the directories of a driver in memory outlive the process. Those of
+// others do.
+func outlive(driver Driver, root string) error {
+	if d, ok := driver.(*Null); ok {
+		return d.persist(filepath.Join(root, "directories"))
+	}
+	return nil
+}
+
+func newEngine(driver Driver, root string, options []engine.Option) *Engine {
 	return &Engine{
 		Patience: 2 * time.Minute,
 		driver:   driver, leases: &memoryLeases{held: map[string]map[string]bool{}}, root: root,
@@ -62,15 +84,24 @@ func (t *Engine) begin(ctx context.Context) error {
 }
 
 func (t *Engine) open(ctx context.Context) error {
-	e, err := engine.Open(ctx, engine.Config{Driver: t.driver, Root: t.root, Name: "stress", Leases: t.leases}, t.options...)
+	c := engine.Config{Driver: t.driver, Root: t.root, Name: "stress"}
+	if t.leases != nil {
+		c.Leases = t.leases
+	}
+	e, err := engine.Open(ctx, c, t.options...)
 	if err == nil {
 		t.engine = e
 	}
 	return err
 }
 
+// Opened returns the engine, until the next restart.
+func (t *Engine) Opened() *engine.Engine { return t.engine }
+
 // Traits implements Target.
-func (t *Engine) Traits() Traits { return Traits{Name: "engine", Driver: "null", Leased: true} }
+func (t *Engine) Traits() Traits {
+	return Traits{Name: "engine", Driver: t.driver.Name(), Leased: t.leases != nil}
+}
 
 // Stats implements Telling.
 func (t *Engine) Stats() engine.Stats { return t.engine.Stats() }
@@ -127,17 +158,23 @@ func (t *Engine) Mounts(ctx context.Context, key string) (Mountable, error) {
 }
 
 // Remove implements Target.
-func (t *Engine) Remove(context.Context, string) error {
-	return fmt.Errorf("remove: %w", errdefs.ErrFailedPrecondition)
-}
+func (t *Engine) Remove(ctx context.Context, key string) error { return t.engine.Remove(ctx, key) }
+
+var errNoLeases = fmt.Errorf("there are no leases: %w", errdefs.ErrNotImplemented)
 
 // CreateLease implements Target.
 func (t *Engine) CreateLease(_ context.Context, lease string) error {
+	if t.leases == nil {
+		return errNoLeases
+	}
 	return t.leases.create(lease)
 }
 
 // AddLease implements Target.
 func (t *Engine) AddLease(ctx context.Context, lease, key string) error {
+	if t.leases == nil {
+		return errNoLeases
+	}
 	err := t.engine.AddLease(ctx, engine.Lease{Namespace: namespace, ID: lease}, key, func() error {
 		return t.leases.add(lease, key)
 	})
@@ -146,6 +183,9 @@ func (t *Engine) AddLease(ctx context.Context, lease, key string) error {
 
 // RemoveLease implements Target.
 func (t *Engine) RemoveLease(_ context.Context, lease, key string) error {
+	if t.leases == nil {
+		return errNoLeases
+	}
 	err := t.leases.remove(lease, key)
 	t.engine.RemoveLease(engine.Lease{Namespace: namespace, ID: lease}, key)
 	return err
@@ -153,6 +193,9 @@ func (t *Engine) RemoveLease(_ context.Context, lease, key string) error {
 
 // EndLease implements Target.
 func (t *Engine) EndLease(_ context.Context, lease string, expire bool) error {
+	if t.leases == nil {
+		return errNoLeases
+	}
 	if err := t.leases.drop(lease); err != nil {
 		return err
 	}

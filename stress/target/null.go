@@ -39,14 +39,20 @@ func NewNull(copies bool, before func(call, id string) error) *Null {
 	}
 }
 
-// Calls returns how often each method was called.
+// Name implements Driver.
+func (d *Null) Name() string { return "null" }
+
+// Describes implements Driver.
+func (d *Null) Describes() bool { return false }
+
+// Calls implements Driver.
 func (d *Null) Calls() map[string]uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.calls)
 }
 
-// Wrong returns the promises that were broken since the last call.
+// Wrong implements Driver.
 func (d *Null) Wrong() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -55,22 +61,22 @@ func (d *Null) Wrong() []string {
 	return wrong
 }
 
-// Directories returns the graph IDs that have one.
-func (d *Null) Directories() map[string]bool {
+// Directories implements Driver.
+func (d *Null) Directories() (map[string]bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ids := make(map[string]bool, len(d.parents))
 	for id := range d.parents {
 		ids[id] = true
 	}
-	return ids
+	return ids, nil
 }
 
-// Mounted returns the graph IDs that are mounted.
-func (d *Null) Mounted() []string {
+// Mounted implements Driver.
+func (d *Null) Mounted() ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Collect(maps.Keys(d.mounted))
+	return slices.Collect(maps.Keys(d.mounted)), nil
 }
 
 func (d *Null) enter(call, id string) error {

@@ -49,11 +49,31 @@ type Mountable interface {
 type Traits struct {
 	Name   string
 	Driver string
-	// Leased says that snapshots go with their last lease. Otherwise they go by
-	// Remove only.
+	// Leased says that snapshots go with their last lease. Otherwise there are no
+	// leases and snapshots go by Remove only.
 	Leased bool
-	// Removes says that Remove works.
-	Removes bool
+	// Keeps says that nobody releases mounts: what Prepare, View and Mounts handed out
+	// is held until the snapshot is removed.
+	Keeps bool
+}
+
+// Driver is a graph driver whose directories and mounts can be looked at. It outlives
+// the engines that are opened on it.
+type Driver interface {
+	engine.Driver
+
+	Name() string
+	// Describes tells whether the driver may leave the mounting to those who hold a
+	// directory.
+	Describes() bool
+	// Directories returns the graph IDs that have one.
+	Directories() (map[string]bool, error)
+	// Mounted returns the graph IDs that are mounted by the driver.
+	Mounted() ([]string, error)
+	// Calls returns how often each method was called.
+	Calls() map[string]uint64
+	// Wrong returns what was asked since the last call and never should be.
+	Wrong() []string
 }
 
 // Telling is a target that tells of its engine.

@@ -47,7 +47,7 @@ type Workload struct {
 
 var everything = map[string]int{
 	"prepare": 22, "view": 6, "commit": 12, "stat": 20, "update": 5, "usage": 3, "walk": 1, "mounts": 6, "mount": 8, "release": 8,
-	"add-lease": 5, "remove-lease": 2, "end-lease": 3, "expire": 1,
+	"add-lease": 5, "remove-lease": 2, "end-lease": 3, "expire": 1, "remove": 1,
 }
 
 func but(changes map[string]int) map[string]int {
