@@ -198,3 +198,4 @@ stress:
 	.ci/with-scratch $(STRESS) -target containerd -driver overlay2 -clients 32 -ops 8000
 	.ci/with-scratch $(STRESS) -target engine -driver vfs -clients 32 -ops 4000
 	.ci/with-scratch $(STRESS) -target containerd -driver btrfs -clients 32 -ops 4000 -kill 2s
+	.ci/with-scratch $(STRESS) -driver overlay2 -scripts

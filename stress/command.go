@@ -37,6 +37,9 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if s.run.Pictures == "" {
 		s.run.Pictures = os.TempDir()
 	}
+	if s.scripts {
+		return s.play(ctx, root, out)
+	}
 	all := &report.Report{Command: line(args), Machine: report.ThisMachine(root)}
 	all.Contenders, err = s.contest(ctx, root)
 	if all.Drop(); len(all.Contenders) == 0 {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/graphsnap/graphsnap/stress/faces"
@@ -22,6 +23,7 @@ import (
 type entrant struct {
 	name    string
 	options map[string]string // that a sweep set, nil for none
+	peer    bool
 	// open opens the target, new, with all that it keeps in root.
 	open func(ctx context.Context, root string, inject *faults.Injector) (target.Target, error)
 }
@@ -43,8 +45,33 @@ func (s *settings) entrants() []entrant {
 		}
 		all = append(all, e)
 	}
+	for name := range strings.SplitSeq(s.peers, ",") {
+		if s.peers == "" {
+			break
+		}
+		who := peers[name](s.driver)
+		all = append(all, entrant{name: who, peer: true, open: func(ctx context.Context, root string, inject *faults.Injector) (target.Target, error) {
+			return place{Target: who, Driver: s.driver, Root: root}.open(ctx, inject)
+		}})
+	}
 	return all
 }
+
+// peers are the targets that peers are on a driver. containerd's snapshotter has no
+// driver; beside one that costs nothing its database stands for it.
+var peers = map[string]func(driver string) string{
+	"moby": func(string) string { return "moby" },
+	"containerd": func(driver string) string {
+		if driver == "null" {
+			return "metastore"
+		}
+		return "overlayfs"
+	},
+}
+
+// common are the operations that all peers can do. Snapshots go at the end of their
+// families, since some go with leases and some by call.
+var common = []string{"prepare", "view", "commit", "stat", "usage", "mounts", "mount", "release"}
 
 // contest runs every entrant once a round, so that what the machine does meanwhile
 // is not taken for a difference between them; who begins changes from round to
@@ -95,6 +122,7 @@ func (s *settings) one(ctx context.Context, e entrant, dir, name string, first b
 		defer func() { err = errors.Join(err, unmount()) }()
 	}
 	c := s.run
+	c.Lenient = e.peer && !c.Check
 	c.Faults = faults.New(s.rates, c.Seed)
 	c.Faults.Calm(true) // a target that does not open is none
 	t, err := e.open(ctx, dir, c.Faults)

@@ -30,6 +30,8 @@ type settings struct {
 	rates    faults.Rates
 	sweep    sweep
 	rounds   int
+	peers    string
+	scripts  bool
 	debug    bool
 }
 
@@ -37,7 +39,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	s := &settings{}
 	f := flag.NewFlagSet("stress", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	f.StringVar(&s.target, "target", "", "`what` is driven: "+strings.Join(targets, ", ")+"; engine for the driver null, else buildkit")
+	f.StringVar(&s.target, "target", "", "`what` is driven: "+strings.Join(targets, ", ")+"; engine for the driver null, else buildkit, and beside peers")
 	f.StringVar(&s.driver, "driver", "null", "graph `driver`: null (in memory), vfs, overlay2 or btrfs (on a loop device)")
 	f.StringVar(&s.workload, "workload", "mixed", "one of "+strings.Join(workload.Names(), ", "))
 	f.StringVar(&s.weights, "weights", "", "changes of the workload's weights, such as `stat=50,walk=0`")
@@ -52,7 +54,9 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.DurationVar(&s.run.Kill, "kill", 0, "longest time between two kills of the target, which has a process of its own then; 0: none")
 	f.StringVar(&s.faults, "fault", "", "`list` of faults with their probabilities, such as driver.error=0.01,cancel=0.05,longest=5ms: "+strings.Join(faults.Names(), ", "))
 	f.Var(&s.sweep, "sweep", "run with each of the values of an engine option, `OPTION=VALUE,VALUE`; with all combinations where it is repeated.\nHistories are not checked then, unless -check is given")
-	f.IntVar(&s.rounds, "rounds", 0, "how often each point of a sweep is run; 0: 3 times, or once without a sweep")
+	f.StringVar(&s.peers, "peer", "", "`list` of moby and containerd, which get the same load in turn with the target, restricted to what all of them can do.\nHistories are not checked then, unless -check is given")
+	f.BoolVar(&s.scripts, "scripts", false, "in place of the workload play short histories, each of which asks for one promise, and list what was not kept")
+	f.IntVar(&s.rounds, "rounds", 0, "how often each point of a sweep, and each peer, is run; 0: 3 times, or once where there is one only")
 	f.StringVar(&s.json, "json", "", "write the result to `file` as JSON, with every sample")
 	f.StringVar(&s.html, "report", "", "write the result to `file`, one page of HTML with plots")
 	f.StringVar(&s.run.Pictures, "pictures", "", "`directory` for drawings of violations; a temporary one where there are any")
@@ -97,9 +101,19 @@ func (s *settings) complete(checkGiven bool) (err error) {
 	if s.rates, err = faults.Parse(s.faults); err != nil {
 		return err
 	}
+	if s.peers != "" {
+		if err := s.run.Workload.Restrict(common); err != nil {
+			return err
+		}
+	}
 	if s.target == "" {
-		if s.target = "buildkit"; s.driver == "null" {
+		if s.target = "buildkit"; s.driver == "null" && s.peers == "" && !s.scripts {
 			s.target = "engine"
+		}
+	}
+	for name := range strings.SplitSeq(s.peers, ",") {
+		if s.peers != "" && peers[name] == nil {
+			return fmt.Errorf("no peer %q, there are moby and containerd", name)
 		}
 	}
 	switch {
@@ -111,8 +125,14 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		return fmt.Errorf("no driver %q, there are %s", s.driver, strings.Join(drivers, ", "))
 	case !slices.Contains(targets, s.target):
 		return fmt.Errorf("no target %q, there are %s", s.target, strings.Join(targets, ", "))
-	case s.target == "buildkit" && s.driver == "null" && s.run.Restart+s.run.Kill > 0:
-		return errors.New("the directories of the driver null do not outlive a restart of the target buildkit")
+	case (s.target == "buildkit" || s.target == "moby") && s.driver == "null" && s.run.Restart+s.run.Kill > 0:
+		return fmt.Errorf("the directories of the driver null do not outlive a restart of the target %s", s.target)
+	case slices.Contains(targets[3:], s.target) && s.rates.Any():
+		return errors.New("faults are for graphsnap")
+	case s.peers != "" && (s.rates.Any() || s.run.Restart+s.run.Kill > 0 || len(s.sweep) > 0 || s.scripts):
+		return errors.New("-peer goes with no faults, restarts, sweeps or scripts")
+	case s.scripts && s.target != "buildkit" && s.target != "moby" && s.target != "engine":
+		return errors.New("scripts are for the targets engine, buildkit and moby, whose snapshots go with their leases")
 	case !crashpoint.Enabled && s.rates.Hooked(real(s.target, s.driver)):
 		return errors.New("a build with -tags crashpoints has faults of the database, and of what is not in memory")
 	}
@@ -123,10 +143,10 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		s.run.Seed = rand.Uint64()
 	}
 	if !checkGiven {
-		s.run.Check = len(s.sweep) == 0 // it takes a good deal of the machine
+		s.run.Check = len(s.sweep) == 0 && s.peers == "" // it takes a good deal of the machine
 	}
 	if s.rounds == 0 {
-		if s.rounds = 1; len(s.sweep) > 0 {
+		if s.rounds = 1; len(s.sweep) > 0 || s.peers != "" {
 			s.rounds = 3
 		}
 	}

@@ -34,6 +34,10 @@ func TestBadCommandLinesAreOneLine(t *testing.T) {
 		"-sweep sync-on-commit=maybe":          "neither",
 		"-sweep grace=soon":                    "duration",
 		"-rounds -1":                           "-rounds",
+		"-peer podman":                         "there are moby",
+		"-peer moby -sweep batch=1":            "-peer goes with no",
+		"-scripts -target containerd":          "scripts are for",
+		"-target moby -fault cancel=0.5":       "faults are for graphsnap",
 		"spare":                                "spare",
 		"-target buildkit -restart 1s -ops 10": "restart",
 	} {

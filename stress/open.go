@@ -32,23 +32,34 @@ func init() {
 	})
 }
 
-// targets are what can be driven, and drivers what it can stand on.
+// targets are what can be driven, and drivers what it can stand on. The last three are
+// peers: the snapshotter inside dockerd 28.5.2, containerd's overlay snapshotter, and
+// the database of that one alone.
 var (
-	targets = []string{"engine", "buildkit", "containerd"}
+	targets = []string{"engine", "buildkit", "containerd", "moby", "overlayfs", "metastore"}
 	drivers = []string{"null", "vfs", "overlay2", "btrfs"}
 )
 
 // real tells whether the driver and the layer store are such as are not in memory of
 // the harness's own, so that crash points are needed to inject faults.
-func real(target, driver string) bool { return driver != "null" || target == "buildkit" }
+func real(target, driver string) bool {
+	return driver != "null" || target != "engine" && target != "containerd"
+}
 
 func (p place) open(ctx context.Context, f *faults.Injector) (target.Target, error) {
 	if real := real(p.Target, p.Driver); f.Hooked(real) {
 		f.Hook(real)
 	}
 	options := tuned(p.Options)
-	if p.Target == "buildkit" {
+	switch p.Target {
+	case "buildkit":
 		return faces.OpenBuildKit(ctx, p.Driver, p.Root, options...)
+	case "moby":
+		return faces.OpenMoby(ctx, p.Driver, p.Root)
+	case "overlayfs":
+		return faces.OpenStock(ctx, "containerd", p.Root)
+	case "metastore":
+		return faces.OpenStock(ctx, "metastore", p.Root)
 	}
 	var driver target.Driver = target.NewNull(false, f.Driver)
 	if p.Driver != "null" {

@@ -17,8 +17,10 @@ import (
 )
 
 // BuildKit is the BuildKit face on a graph driver and Docker's layer store, with
-// containerd's lease manager.
+// containerd's lease manager, or moby's snapshotter in its place.
 type BuildKit struct {
+	name    string // of the target
+	stock   bool   // it is moby's
 	driver  string
 	root    string
 	options []engine.Option
@@ -29,7 +31,15 @@ type BuildKit struct {
 // OpenBuildKit opens the face with all that it keeps in root. Where the driver does
 // not work there the error is the driver's.
 func OpenBuildKit(ctx context.Context, driver, root string, options ...engine.Option) (*BuildKit, error) {
-	t := &BuildKit{driver: driver, root: root, options: options}
+	return openBuildKit(ctx, &BuildKit{name: "buildkit", driver: driver, root: root, options: options})
+}
+
+// OpenMoby opens the snapshotter inside dockerd 28.5.2's builder in the same way.
+func OpenMoby(ctx context.Context, driver, root string) (*BuildKit, error) {
+	return openBuildKit(ctx, &BuildKit{name: "moby", stock: true, driver: driver, root: root})
+}
+
+func openBuildKit(ctx context.Context, t *BuildKit) (*BuildKit, error) {
 	if err := t.open(ctx); err != nil {
 		return nil, err
 	}
@@ -41,9 +51,13 @@ func OpenBuildKit(ctx context.Context, driver, root string, options ...engine.Op
 }
 
 func (t *BuildKit) open(ctx context.Context) error {
-	s, err := peer.Open(ctx, "graphsnap", peer.Options{Root: t.root, Driver: t.driver, Engine: t.options})
+	name := "graphsnap"
+	if t.stock {
+		name = "moby"
+	}
+	s, err := peer.Open(ctx, name, peer.Options{Root: t.root, Driver: t.driver, Engine: t.options})
 	if err != nil {
-		return fmt.Errorf("open graphsnap on %s in %s: %w", t.driver, t.root, err)
+		return fmt.Errorf("open %s on %s in %s: %w", name, t.driver, t.root, err)
 	}
 	t.Docker = s.(*peer.Docker)
 	return nil
@@ -51,7 +65,7 @@ func (t *BuildKit) open(ctx context.Context) error {
 
 // Traits implements target.Target.
 func (t *BuildKit) Traits() target.Traits {
-	return target.Traits{Name: "buildkit", Driver: t.driver, Leased: true}
+	return target.Traits{Name: t.name, Driver: t.driver, Leased: true}
 }
 
 // Stats implements target.Telling.

@@ -48,8 +48,8 @@ type Cell struct {
 	Ratio Spread
 }
 
-// Compare sets contenders side by side: in the Measures, then in the p99 of every
-// operation. Measures that nobody tells of are left out. Of one contender there is
+// Compare sets contenders side by side: in the Measures, then in the p50 and p99
+// of every operation. Measures that nobody tells of are left out. Of one contender there is
 // nothing to compare.
 func (r *Report) Compare() []Row {
 	if len(r.Contenders) < 2 {
@@ -57,7 +57,9 @@ func (r *Report) Compare() []Row {
 	}
 	measures := slices.Clone(Measures)
 	for _, operation := range r.operations() {
-		measures = append(measures, LatencyOf(operation, 99))
+		for _, q := range quantiles {
+			measures = append(measures, LatencyOf(operation, q))
+		}
 	}
 	var rows []Row
 	for _, m := range measures {
@@ -74,6 +76,9 @@ func (r *Report) Compare() []Row {
 	}
 	return rows
 }
+
+// quantiles are those that single operations are compared by.
+var quantiles = []float64{50, 99}
 
 // operations are the names of all that any contender did.
 func (r *Report) operations() []string {

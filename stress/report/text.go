@@ -103,6 +103,30 @@ func (t *text) comparison(r *Report) {
 		}
 	}
 	t.table(lines)
+	if len(r.options()) > 0 {
+		return // many contenders, for which there is no room
+	}
+	t.line("")
+	lines = [][]string{{"operation"}}
+	for _, c := range r.Contenders {
+		lines[0] = append(lines[0], c.Name)
+	}
+	for _, operation := range r.operations() {
+		for _, q := range quantiles {
+			name := LatencyOf(operation, q).Name
+			line := []string{name}
+			for _, row := range rows {
+				if row.Name != name {
+					continue
+				}
+				for i, cell := range row.Cells {
+					line = append(line, cell.String(row.Unit, i > 0))
+				}
+			}
+			lines = append(lines, line)
+		}
+	}
+	t.table(lines)
 }
 
 // narrow are the measures that a terminal has room for.

@@ -215,10 +215,7 @@ func (c *client) classify(in model.Input, err error) model.Class {
 	return model.Failed
 }
 
-func (c *client) labels() (set [2]byte, opt snapshots.Opt) {
-	set = [2]byte{byte(c.IntN(200)), byte(c.IntN(3))}
-	return set, snapshots.WithLabels(named(set))
-}
+func (c *client) labels() [2]byte { return [2]byte{byte(c.IntN(200)), byte(c.IntN(3))} }
 
 func named(set [2]byte) map[string]string {
 	m := map[string]string{}
@@ -280,9 +277,8 @@ func (c *client) addLease(ctx context.Context, l, k int8) error {
 // step does one operation of the workload.
 func (c *client) step(ctx context.Context) {
 	in := model.Input{On: model.None, Lease: model.None, Handle: model.None}
-	t := c.r.target
 	name := c.Operation()
-	if !t.Traits().Leased {
+	if !c.r.target.Traits().Leased {
 		switch name {
 		case "add-lease":
 			return
@@ -291,89 +287,47 @@ func (c *client) step(ctx context.Context) {
 		}
 	}
 	switch name {
-	case "prepare":
-		in.Kind, in.Key = model.Prepare, c.Key()
-		in.On = c.Parent(in.Key)
-		c.lend(ctx, in.Key)
-		set, opt := c.labels()
-		in.Labels = set
-		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			return o, t.Prepare(ctx, c.key(in.Key), c.key(in.On), opt)
-		})
-	case "view":
-		in.Kind, in.Key = model.View, c.Key()
-		in.On = c.Parent(in.Key)
-		c.lend(ctx, in.Key)
-		set, opt := c.labels()
-		in.Labels = set
-		h := c.free()
-		if h != nil {
-			in.Handle = h.number
+	case "prepare", "view":
+		if in.Kind = model.Prepare; name == "view" {
+			in.Kind = model.View
 		}
-		var m target.Mountable
-		round := c.r.round.Load()
-		_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			round = c.r.round.Load()
-			m, err = t.View(ctx, c.key(in.Key), c.key(in.On), opt)
-			return o, err
-		})
-		if err == nil && h != nil {
-			h.m, h.round = m, round
+		in.Key = c.Key()
+		in.On = c.Parent(in.Key)
+		c.lend(ctx, in.Key)
+		in.Labels = c.labels()
+		if h := c.free(); name == "view" && h != nil {
+			in.Handle = h.number
 		}
 	case "commit":
 		in.Kind, in.Key = model.Commit, c.Key()
 		in.On = c.Name(in.Key)
 		c.lend(ctx, in.On)
-		set, opt := c.labels()
-		in.Labels = set
-		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			return o, t.Commit(ctx, c.key(in.On), c.key(in.Key), opt)
-		})
+		in.Labels = c.labels()
 	case "stat":
-		c.stat(ctx, c.Key())
+		in.Kind, in.Key = model.Stat, c.Key()
 	case "update":
 		in.Kind, in.Key, in.Whole = model.Update, c.Key(), c.Chance(0.3)
-		in.Labels, _ = c.labels()
-		path := "labels." + labelNames[0]
-		if in.Whole {
-			path = "labels"
-		}
-		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			info, err := t.Update(ctx, snapshots.Info{Name: c.key(in.Key), Labels: named(in.Labels)}, path)
-			if err == nil {
-				o.Snapshot, err = c.told(info)
-			}
-			return o, err
-		})
+		in.Labels = c.labels()
 	case "usage":
 		in.Kind, in.Key = model.Usage, c.Key()
-		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			_, err = t.Usage(ctx, c.key(in.Key))
-			return o, err
-		})
 	case "walk":
-		c.walk(ctx)
+		// All of them would be many operations at once, which are slow to check.
+		c.walk(ctx, c.Key(), c.Key(), c.Key())
+		return
 	case "mounts":
 		h := c.free()
 		if h == nil {
 			return
 		}
 		in.Kind, in.Key, in.Handle = model.Mounts, c.Key(), h.number
-		var m target.Mountable
-		var round uint64
-		_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			round = c.r.round.Load()
-			m, err = t.Mounts(ctx, c.key(in.Key))
-			return o, err
-		})
-		if err == nil {
-			h.m, h.round = m, round
-		}
 	case "mount":
-		c.mount(ctx)
+		in.Kind, in.Handle = model.Mount, c.handles[c.IntN(handlesEach)].number
 	case "release":
-		c.release(ctx, c.handles[c.IntN(handlesEach)])
+		in.Kind, in.Handle = model.Release, c.handles[c.IntN(handlesEach)].number
 	case "add-lease", "remove-lease":
+		if in.Kind = model.AddLease; name == "remove-lease" {
+			in.Kind = model.RemoveLease
+		}
 		if in.Lease = c.someLease(c.Chooser); in.Lease == model.None || c.Chance(0.2) {
 			l, ok := c.newLease(ctx)
 			if !ok {
@@ -381,21 +335,14 @@ func (c *client) step(ctx context.Context) {
 			}
 			in.Lease = l
 		}
-		if in.Key = c.Key(); name == "add-lease" {
-			_ = c.addLease(ctx, in.Lease, in.Key)
-			return
-		}
-		in.Kind = model.RemoveLease
-		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-			return o, t.RemoveLease(ctx, c.lease(in.Lease), c.key(in.Key))
-		})
-	case "end-lease":
-		_ = c.endLease(ctx, c.someLease(c.Chooser), false)
-	case "expire":
-		_ = c.endLease(ctx, c.someLease(c.Chooser), true)
+		in.Key = c.Key()
+	case "end-lease", "expire":
+		_ = c.endLease(ctx, c.someLease(c.Chooser), name == "expire")
+		return
 	case "remove":
-		_ = c.remove(ctx, c.Key())
+		in.Kind, in.Key = model.Remove, c.Key()
 	}
+	c.perform(ctx, in)
 }
 
 func (c *client) remove(ctx context.Context, k int8) error {
@@ -434,8 +381,7 @@ func (c *client) free() *handle {
 	return nil
 }
 
-func (c *client) mount(ctx context.Context) {
-	h := c.handles[c.IntN(handlesEach)]
+func (c *client) mount(ctx context.Context, h *handle) {
 	if h.m == nil || len(h.releases) >= 3 {
 		return
 	}
@@ -498,8 +444,8 @@ func (c *client) release(ctx context.Context, h *handle) {
 	})
 }
 
-// walk is several reads. Each of them was true at some moment of the walk.
-func (c *client) walk(ctx context.Context) {
+// walk is a read of each of the keys, which was true at some moment of the walk.
+func (c *client) walk(ctx context.Context, keys ...int8) {
 	if c.r.enter(ctx) != nil {
 		return
 	}
@@ -532,9 +478,7 @@ func (c *client) walk(ctx context.Context) {
 	if err != nil || !c.r.config.Check {
 		return
 	}
-	// All of them would be many operations at once, which are slow to check.
-	for i := range 3 {
-		k := c.Key()
+	for i, k := range keys {
 		o := history.Operation{Client: c.number%c.w.Group + (3+i)*c.w.Group, Call: began, Return: over,
 			Input: model.Input{Kind: model.Stat, Key: k, On: model.None, Lease: model.None, Handle: model.None}}
 		s, ok := found[k]

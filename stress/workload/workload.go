@@ -109,6 +109,22 @@ func (w *Workload) Weigh(changes string) error {
 	return fmt.Errorf("all weights are 0")
 }
 
+// Restrict leaves out all operations but those, and leases.
+func (w *Workload) Restrict(to []string) error {
+	w.Leased = 0
+	left := 0
+	for _, name := range operations {
+		if !slices.Contains(to, name) {
+			delete(w.Weights, name)
+		}
+		left += w.Weights[name]
+	}
+	if left == 0 {
+		return fmt.Errorf("the workload has none of the operations %s", strings.Join(to, ", "))
+	}
+	return nil
+}
+
 // Distribute changes the distribution of keys.
 func (w *Workload) Distribute(name string) error {
 	all := []Distribution{Uniform, Zipf, Hot, Deep, Fan}
