@@ -199,3 +199,11 @@ stress:
 	.ci/with-scratch $(STRESS) -target engine -driver vfs -clients 32 -ops 4000
 	.ci/with-scratch $(STRESS) -target containerd -driver btrfs -clients 32 -ops 4000 -kill 2s
 	.ci/with-scratch $(STRESS) -driver overlay2 -scripts
+	.ci/with-scratch $(STRESS) -target containerd -driver overlay2 -trace stress/testdata/demo.trace.gz -speed 0
+	.ci/with-scratch $(STRESS) -driver overlay2 -trace stress/testdata/demo.trace.gz -speed 4
+
+# What a stock buildkitd asks of a snapshotter while it builds the demo, as a trace.
+.PHONY: record-trace
+record-trace: setup-test .build/buildkitd-v0.34.2 $(BUILDCTL)
+	go build -o .build/record ./stress/trace/record
+	.ci/with-scratch .ci/record-trace "$$PWD/.build/record" "$$PWD/stress/testdata/demo.trace.gz"

@@ -16,6 +16,7 @@ import (
 	"github.com/graphsnap/graphsnap/stress/report"
 	"github.com/graphsnap/graphsnap/stress/run"
 	"github.com/graphsnap/graphsnap/stress/target"
+	"github.com/graphsnap/graphsnap/stress/trace"
 )
 
 // entrant is who takes part in a contest: the target, with some options of the
@@ -136,7 +137,12 @@ func (s *settings) one(ctx context.Context, e entrant, dir, name string, first b
 	progress := report.NewProgress(os.Stderr, name, c.Operations, c.Duration)
 	c.Progress = progress.Sample
 	c.Interval = interval(c.Duration)
-	result = run.Run(ctx, t, c)
+	if s.trace != "" {
+		result = trace.Replay(ctx, t, s.events, trace.Options{Speed: s.speed, Clients: c.Clients, Lenient: e.peer})
+		result.Seed = c.Seed
+	} else {
+		result = run.Run(ctx, t, c)
+	}
 	progress.End()
 	result.Interrupted = ctx.Err() != nil
 	result.Options = e.options

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/graphsnap/graphsnap/actors/crashpoint"
 	"github.com/graphsnap/graphsnap/stress/faults"
 	"github.com/graphsnap/graphsnap/stress/run"
+	"github.com/graphsnap/graphsnap/stress/trace"
 	"github.com/graphsnap/graphsnap/stress/workload"
 )
 
@@ -32,6 +34,9 @@ type settings struct {
 	rounds   int
 	peers    string
 	scripts  bool
+	trace    string
+	events   []trace.Event
+	speed    float64
 	debug    bool
 }
 
@@ -55,6 +60,8 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.StringVar(&s.faults, "fault", "", "`list` of faults with their probabilities, such as driver.error=0.01,cancel=0.05,longest=5ms: "+strings.Join(faults.Names(), ", "))
 	f.Var(&s.sweep, "sweep", "run with each of the values of an engine option, `OPTION=VALUE,VALUE`; with all combinations where it is repeated.\nHistories are not checked then, unless -check is given")
 	f.StringVar(&s.peers, "peer", "", "`list` of moby and containerd, which get the same load in turn with the target, restricted to what all of them can do.\nHistories are not checked then, unless -check is given")
+	f.StringVar(&s.trace, "trace", "", "in place of the workload replay a recorded `file`, such as stress/testdata/demo.trace.gz, and compare what is answered")
+	f.Float64Var(&s.speed, "speed", 1, "how many times as fast as it was recorded a trace is replayed; 0: as fast as it goes")
 	f.BoolVar(&s.scripts, "scripts", false, "in place of the workload play short histories, each of which asks for one promise, and list what was not kept")
 	f.IntVar(&s.rounds, "rounds", 0, "how often each point of a sweep, and each peer, is run; 0: 3 times, or once where there is one only")
 	f.StringVar(&s.json, "json", "", "write the result to `file` as JSON, with every sample")
@@ -106,6 +113,11 @@ func (s *settings) complete(checkGiven bool) (err error) {
 			return err
 		}
 	}
+	if s.trace != "" {
+		if s.events, err = readTrace(s.trace); err != nil {
+			return err
+		}
+	}
 	if s.target == "" {
 		if s.target = "buildkit"; s.driver == "null" && s.peers == "" && !s.scripts {
 			s.target = "engine"
@@ -131,6 +143,10 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		return errors.New("faults are for graphsnap")
 	case s.peers != "" && (s.rates.Any() || s.run.Restart+s.run.Kill > 0 || len(s.sweep) > 0 || s.scripts):
 		return errors.New("-peer goes with no faults, restarts, sweeps or scripts")
+	case s.trace != "" && (s.rates.Any() || s.run.Restart+s.run.Kill > 0 || s.scripts):
+		return errors.New("-trace goes with no faults, restarts or scripts")
+	case s.speed < 0:
+		return errors.New("-speed is not negative")
 	case s.scripts && s.target != "buildkit" && s.target != "moby" && s.target != "engine":
 		return errors.New("scripts are for the targets engine, buildkit and moby, whose snapshots go with their leases")
 	case !crashpoint.Enabled && s.rates.Hooked(real(s.target, s.driver)):
@@ -151,4 +167,17 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		}
 	}
 	return nil
+}
+
+func readTrace(path string) ([]trace.Event, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	events, err := trace.Read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return events, nil
 }
