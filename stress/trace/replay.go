@@ -84,12 +84,13 @@ func Replay(ctx context.Context, t target.Target, events []Event, o Options) *me
 		})
 	}
 	_ = calls.Wait()
+	elapsed := time.Since(began)
 	for _, all := range r.held {
 		for _, release := range all {
 			_ = release()
 		}
 	}
-	result := &metrics.Result{Target: r.traits.Name, Driver: r.traits.Driver, Workload: "trace", Clients: o.Clients, Verdict: r.verdict}
+	result := &metrics.Result{Target: r.traits.Name, Driver: r.traits.Driver, Workload: "trace", Clients: o.Clients, Elapsed: elapsed, Verdict: r.verdict}
 	r.recorder.Sample(nil)
 	r.recorder.Fill(result)
 	return result
