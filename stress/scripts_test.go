@@ -3,13 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/graphsnap/graphsnap/stress/trace"
 )
 
 // TestScriptsFindWhatStockDoes plays the scripts on graphsnap, which keeps every
@@ -43,31 +38,6 @@ func TestWorkloadsFindWhatStockDoes(t *testing.T) {
 	err := command(context.Background(), []string{"-target", "moby", "-ops", "5000", "-clients", "8", "-root", t.TempDir(), "-pictures", t.TempDir()}, &out)
 	if err == nil || !strings.Contains(out.String(), "VIOLATION") {
 		t.Errorf("%v\n%s", err, &out)
-	}
-}
-
-// TestATraceIsReplayedAtItsSpeed: at ten times the speed, no faster.
-func TestATraceIsReplayedAtItsSpeed(t *testing.T) {
-	f, err := os.Open("testdata/demo.trace.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	events, err := trace.Read(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	least := events[len(events)-1].At / 10
-	began := time.Now()
-	var out bytes.Buffer
-	if err := command(context.Background(), []string{"-trace", f.Name(), "-speed", "10", "-root", t.TempDir()}, &out); err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(began); took < least {
-		t.Errorf("it took %v, which is less than %v", took, least)
-	}
-	if want := fmt.Sprint(len(events), " operations in "); !strings.Contains(out.String(), want) {
-		t.Error(out.String())
 	}
 }
 

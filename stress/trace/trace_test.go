@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/graphsnap/graphsnap/stress/faces"
 	"github.com/graphsnap/graphsnap/stress/metrics"
@@ -75,6 +77,33 @@ func TestReplayTellsOtherAnswers(t *testing.T) {
 			t.Errorf("%s: %+v", name, r.Verdict.Violations)
 		}
 	}
+}
+
+// TestSpeedIsThatOfTheRecording has a clock on which nothing else takes time.
+func TestSpeedIsThatOfTheRecording(t *testing.T) {
+	events := demo(t)
+	last := events[len(events)-1].At
+	root := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		on, err := faces.OpenContainerd(ctx, target.NewNull(false, nil), root, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, speed := range []float64{1, 10} {
+			// The second one finds what the first has removed.
+			r := Replay(ctx, on, events, Options{Speed: speed, Clients: 16})
+			if want := time.Duration(float64(last) / speed); r.Elapsed < want || r.Elapsed > want+want/10 {
+				t.Errorf("at speed %v it took %v, want %v", speed, r.Elapsed, want)
+			}
+			for _, v := range r.Verdict.Violations {
+				t.Error(v.Message)
+			}
+		}
+		if err := on.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestCallsWaitForThoseThatTheyNeed(t *testing.T) {
