@@ -181,11 +181,17 @@ mutate-sample: setup-test
 bench-wide: setup-test $(BUILDCTL) .build/buildkitd-v0.25.2
 	GRAPHSNAP_WIDE_TIME=1 .ci/with-scratch go test -count=1 -timeout 30m -v -run '^TestWideTime$$' ./adapter/graphsnapd
 
+# Short histories with a clock of their own: what each seed says, with faults of driver
+# and database and with restarts. A seed that fails is printed, and repeats.
+REPLAYS ?= 3000
+replays:
+	GRAPHSNAP_SEEDS=$(REPLAYS) go test -tags crashpoints -count=1 -timeout 15m -v -run '^TestReplays$$|^TestASeedThatFailsRepeats$$' ./stress/run
+
 # The stress harness under the race detector, in the size of CI: a million operations
 # on the null driver and 20,000 on overlay2, with faults and without.
-.PHONY: stress
+.PHONY: stress replays
 STRESS := .build/stress
-stress:
+stress: replays
 	go build -race -tags crashpoints -o $(STRESS) ./stress
 	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 300000
 	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 200000 -restart 5s -checkpoint 10s \

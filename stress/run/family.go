@@ -94,24 +94,25 @@ func (f *family) lease(l int8) string { return fmt.Sprintf("%s-l%d", f.name, l) 
 
 // newLease answers false where there were enough.
 func (f *family) newLease(ctx context.Context) (int8, bool) {
+	// In this order: who waits for a mutex keeps the clock of a replay from going on.
+	if f.r.enter(ctx) != nil {
+		return 0, false
+	}
+	defer f.r.leave()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	l := f.leases.Load()
+	l := int8(f.leases.Load())
 	if l == model.MaxLeases-1 { // one is kept for the end
 		return 0, false
 	}
-	if !f.createLease(ctx, int8(l)) {
+	if !f.createLease(ctx, l) {
 		return 0, false
 	}
-	f.leases.Store(l + 1) // not before: another client may end it
-	return int8(l), true
+	f.leases.Store(int32(l) + 1) // not before: another client may end it
+	return l, true
 }
 
 func (f *family) createLease(ctx context.Context, l int8) bool {
-	if f.r.enter(ctx) != nil {
-		return false
-	}
-	defer f.r.leave()
 	err := f.r.target.CreateLease(ctx, f.lease(l))
 	return err == nil || errdefs.IsAlreadyExists(err) // which it did before the target died
 }
@@ -514,7 +515,13 @@ func (f *family) end(ctx context.Context, c *client) {
 // closed, so all of it gets one before.
 func (f *family) endLeases(ctx context.Context, c *client) {
 	last := int8(model.MaxLeases - 1)
-	again(func() bool { return f.createLease(ctx, last) })
+	again(func() bool {
+		if f.r.enter(ctx) != nil {
+			return false
+		}
+		defer f.r.leave()
+		return f.createLease(ctx, last)
+	})
 	for k := range int8(f.w.Family) {
 		again(func() bool { return c.addLease(ctx, last, k) == nil })
 	}

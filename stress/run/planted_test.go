@@ -15,9 +15,12 @@ import (
 	"github.com/graphsnap/graphsnap/stress/workload"
 )
 
+// change is one of the source of the engine.
+type change struct{ file, old, new string }
+
 // planted are bugs, each made of changes to the engine's source, which the go command
 // compiles in place of it.
-var planted = map[string][]struct{ file, old, new string }{
+var planted = map[string][]change{
 	"a lease dropped early: one that ends takes the others with it": {
 		{"engine/lease.go", "s.leases = slices.Delete(slices.Clone(s.leases), i, i+1)", "s.leases = nil; _ = i"},
 		// The listing of leases makes it good otherwise.
@@ -66,48 +69,56 @@ func TestPlantedRun(t *testing.T) {
 	}
 }
 
-func TestPlantedBugsAreFound(t *testing.T) {
+// plant builds the tests of this package with crash points and a bug in the engine, and
+// returns the path of the binary.
+func plant(t *testing.T, changes []change) string {
+	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, changes := range planted {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			sources := map[string]string{}
-			for _, c := range changes {
-				if sources[c.file] == "" {
-					source, err := os.ReadFile(filepath.Join(root, c.file))
-					if err != nil {
-						t.Fatal(err)
-					}
-					sources[c.file] = string(source)
-				}
-				if n := strings.Count(sources[c.file], c.old); n != 1 {
-					t.Fatalf("%s has what the bug replaces %d times: the test has to follow the source", c.file, n)
-				}
-				sources[c.file] = strings.Replace(sources[c.file], c.old, c.new, 1)
-			}
-			overlay := struct{ Replace map[string]string }{map[string]string{}}
-			for file, source := range sources {
-				path := filepath.Join(dir, filepath.Base(file))
-				if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
-					t.Fatal(err)
-				}
-				overlay.Replace[filepath.Join(root, file)] = path
-			}
-			written, err := json.Marshal(overlay)
+	dir := t.TempDir()
+	sources := map[string]string{}
+	for _, c := range changes {
+		if sources[c.file] == "" {
+			source, err := os.ReadFile(filepath.Join(root, c.file))
 			if err != nil {
 				t.Fatal(err)
 			}
-			list := filepath.Join(dir, "overlay.json")
-			if err := os.WriteFile(list, written, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			binary := filepath.Join(dir, "stress.test")
-			if out, err := exec.Command("go", "test", "-c", "-overlay", list, "-o", binary, ".").CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+			sources[c.file] = string(source)
+		}
+		if n := strings.Count(sources[c.file], c.old); n != 1 {
+			t.Fatalf("%s has what the bug replaces %d times: the test has to follow the source", c.file, n)
+		}
+		sources[c.file] = strings.Replace(sources[c.file], c.old, c.new, 1)
+	}
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for file, source := range sources {
+		path := filepath.Join(dir, filepath.Base(file))
+		if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		overlay.Replace[filepath.Join(root, file)] = path
+	}
+	written, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(list, written, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "stress.test")
+	if out, err := exec.Command("go", "test", "-tags", "crashpoints", "-c", "-overlay", list, "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return binary
+}
+
+func TestPlantedBugsAreFound(t *testing.T) {
+	for name, changes := range planted {
+		t.Run(name, func(t *testing.T) {
+			binary := plant(t, changes)
 			ctx, cancel := context.WithTimeout(context.Background(), 5*plantedLimit)
 			defer cancel()
 			run := exec.CommandContext(ctx, binary, "-test.run=^TestPlantedRun$", "-test.v")
