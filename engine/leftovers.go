@@ -90,7 +90,7 @@ func (e *Engine) deleteLeftovers(ctx context.Context) {
 		if ended && deleting == 0 {
 			return
 		}
-		if len(waiting) > 0 && deleting < limit {
+		if len(waiting) > 0 && deleting < limit && !ended {
 			timer.Reset(time.Until(waiting[0].due))
 		}
 		stop := ctx.Done()

@@ -73,6 +73,32 @@ func TestCloseDoesNotWaitForRetries(t *testing.T) {
 	})
 }
 
+// Close sleeps while it waits for the driver, though another directory becomes due
+// meanwhile: time does not pass in the bubble where somebody spins.
+func TestCloseSleepsWhileTheDriverDeletes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newMemoryDriver()
+		e := &Engine{driver: newDriverSeam(d), leftovers: actors.NewHandover(), pending: make(chan chan Pending)}
+		e.options.removals = 2
+		d.before = func(_, id string) error {
+			if id == "long" {
+				time.Sleep(time.Hour)
+			}
+			return errors.New("device or resource busy")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		e.ctx = ctx
+		began := time.Now()
+		time.AfterFunc(time.Millisecond, cancel)
+		e.leftovers.Put("busy")
+		e.leftovers.Put("long")
+		e.deleteLeftovers(ctx)
+		if took := time.Since(began); took != time.Hour {
+			t.Errorf("it returned after %v", took)
+		}
+	})
+}
+
 // What cannot be deleted is tried again after pauses that become longer, up to a minute,
 // and what failed together does not come back together.
 func TestPausesBetweenRetries(t *testing.T) {
