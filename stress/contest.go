@@ -115,8 +115,8 @@ func (s *settings) one(ctx context.Context, e entrant, dir, name string, first b
 	}
 	defer os.RemoveAll(dir)
 	debug.FreeOSMemory() // nobody is charged for the garbage of the one before
-	if s.driver == "btrfs" {
-		unmount, failed := faces.MountLoop(dir, s.driver)
+	if kind, size := s.fileSystem(); kind != "" {
+		unmount, failed := faces.MountLoop(dir, kind, size)
 		if failed != nil {
 			return nil, fmt.Errorf("%w: %w", failed, errUsage)
 		}
@@ -124,6 +124,9 @@ func (s *settings) one(ctx context.Context, e entrant, dir, name string, first b
 	}
 	c := s.run
 	c.Lenient = e.peer && !c.Check
+	if s.fullDisk > 0 {
+		c.Fill = func() (func() error, error) { return faces.Fill(dir) }
+	}
 	c.Faults = faults.New(s.rates, c.Seed)
 	c.Faults.Calm(true) // a target that does not open is none
 	t, err := e.open(ctx, dir, c.Faults)
@@ -164,6 +167,21 @@ func interval(d time.Duration) time.Duration {
 		return 250 * time.Millisecond
 	}
 	return min(max(d/200, 100*time.Millisecond), 5*time.Second)
+}
+
+// fileSystem is the kind of file system that a target is to have of its own, "" for
+// none, and its size in bytes.
+func (s *settings) fileSystem() (kind string, size int64) {
+	if kind, size = "ext4", int64(s.fullDisk)<<20; s.driver == "btrfs" {
+		kind = "btrfs"
+	}
+	switch {
+	case size > 0:
+		return kind, size
+	case kind == "btrfs":
+		return kind, 4 << 30
+	}
+	return "", 0
 }
 
 // after looks at what a target has left when it is closed.

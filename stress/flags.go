@@ -17,6 +17,10 @@ import (
 	"github.com/graphsnap/graphsnap/stress/workload"
 )
 
+// smallest is the least file system for -full-disk in MiB: less has no room for the
+// databases and a directory for each snapshot.
+const smallest = 48
+
 // settings are the command line.
 type settings struct {
 	run      run.Config
@@ -29,6 +33,7 @@ type settings struct {
 	weights  string
 	keys     string
 	faults   string
+	fullDisk int
 	rates    faults.Rates
 	sweep    sweep
 	rounds   int
@@ -57,6 +62,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	f.DurationVar(&s.run.Checkpoint, "checkpoint", 0, "how often the target is looked at; 0: at the end")
 	f.DurationVar(&s.run.Restart, "restart", 0, "how often the target is restarted; 0: never")
 	f.DurationVar(&s.run.Kill, "kill", 0, "longest time between two kills of the target, which has a process of its own then; 0: none")
+	f.IntVar(&s.fullDisk, "full-disk", 0, "put everything on a file system of so many `MiB`, which is full every now and then; 0: do not")
 	f.StringVar(&s.faults, "fault", "", "`list` of faults with their probabilities, such as driver.error=0.01,cancel=0.05,longest=5ms: "+strings.Join(faults.Names(), ", "))
 	f.Var(&s.sweep, "sweep", "run with each of the values of an engine option, `OPTION=VALUE,VALUE`; with all combinations where it is repeated.\nHistories are not checked then, unless -check is given")
 	f.StringVar(&s.peers, "peer", "", "`list` of moby and containerd, which get the same load in turn with the target, restricted to what all of them can do.\nHistories are not checked then, unless -check is given")
@@ -131,6 +137,8 @@ func (s *settings) complete(checkGiven bool) (err error) {
 	switch {
 	case s.rounds < 0:
 		return errors.New("-rounds is at least 1")
+	case s.fullDisk < 0 || s.fullDisk > 0 && s.fullDisk < smallest:
+		return fmt.Errorf("-full-disk is at least %d", smallest)
 	case s.run.Clients < 1:
 		return errors.New("-clients is at least 1")
 	case !slices.Contains(drivers, s.driver):

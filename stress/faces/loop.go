@@ -12,20 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopSize is the size of the file of a loop device, which is sparse.
-const loopSize = 4 << 30
-
-// MountLoop makes a file system on a file beside dir, mounts it there on a loop device,
-// and returns what undoes that. What is mounted below dir by then is unmounted too: the
+// MountLoop makes a file system of that size in bytes on a sparse file beside dir, mounts
+// it there on a loop device, and returns what undoes that. What is mounted below dir by then is unmounted too: the
 // driver btrfs mounts its home on itself.
 //
 // Errors: what mkfs or mount says.
-func MountLoop(dir, kind string) (unmount func() error, err error) {
+func MountLoop(dir, kind string, size int64) (unmount func() error, err error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil { // as the kernel lists mounts
 		return nil, err
 	}
 	image := dir + "." + kind
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, loopSize)); err != nil {
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {
 		return nil, err
 	}
 	for _, command := range [][]string{{"mkfs." + kind, "-q", image}, {"mount", "-t", kind, "-o", "loop", image, dir}} {

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -50,7 +51,7 @@ type Failure struct {
 var causes = []error{
 	errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition, errdefs.ErrUnavailable, errdefs.ErrAborted,
 	errdefs.ErrInvalidArgument, errdefs.ErrInternal, errdefs.ErrNotImplemented, context.Canceled, context.DeadlineExceeded,
-	persist.ErrIndeterminate, persist.ErrNoRoom, faults.ErrInjected,
+	persist.ErrIndeterminate, persist.ErrNoRoom, faults.ErrInjected, syscall.ENOSPC,
 }
 
 func failure(err error) *Failure {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -186,16 +187,19 @@ func (c *client) call(ctx context.Context, in model.Input, do func(context.Conte
 
 // classify maps an error. One that nothing explains is a violation itself.
 func (c *client) classify(in model.Input, err error) model.Class {
-	if errdefs.IsUnavailable(err) && c.r.config.Faults.Database.Any() {
+	fails := c.r.config.Faults.Database.Any() || c.r.config.Fill != nil // the database
+	if fails && errdefs.IsUnavailable(err) && !errors.Is(err, persist.ErrNoRoom) {
 		c.r.refused()
 	}
 	switch {
 	case err == nil:
 		return model.OK
-	case errors.Is(err, persist.ErrIndeterminate) && c.r.config.Faults.Database.Any():
+	case errors.Is(err, persist.ErrIndeterminate) && fails:
 		return model.Unknown
 	case errors.Is(err, target.ErrDied) && c.r.config.Kill > 0:
 		return model.Unknown
+	case c.r.config.Fill != nil && strings.Contains(err.Error(), syscall.ENOSPC.Error()):
+		return model.Failed // some of what is below hands on the text alone
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, faults.ErrInjected), errdefs.IsInternal(err):
 		if !c.r.config.Faults.Any() {
 			break
@@ -537,6 +541,7 @@ func again(f func() bool) {
 		if f() {
 			return
 		}
+		time.Sleep(10 * time.Millisecond) // the disk may be full
 	}
 }
 

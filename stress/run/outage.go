@@ -18,10 +18,12 @@ func (r *runner) restart(ctx context.Context) {
 		return
 	}
 	defer r.gate.Release(everybody)
+	r.full.Lock()
+	defer r.full.Unlock()
 	r.reopen(ctx)
 }
 
-// reopen is restart while no call is under way.
+// reopen is restart while no call is under way and the disk has room.
 func (r *runner) reopen(ctx context.Context) {
 	before := r.config.Faults.Calm(true)
 	defer r.config.Faults.Calm(before)
@@ -90,4 +92,38 @@ func (r *runner) kills(ctx context.Context) {
 		r.config.Faults.Count("kill")
 		r.restart(ctx)
 	}
+}
+
+// The longest times that the disk has room, and none.
+const (
+	roomy = 500 * time.Millisecond
+	tight = 200 * time.Millisecond
+)
+
+// fills makes the disk full at random moments, for a while.
+func (r *runner) fills(ctx context.Context) {
+	moments := rand.New(rand.NewPCG(r.config.Seed, 1<<61))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(moments.Int64N(int64(roomy)))):
+		}
+		if err := r.fill(time.Duration(moments.Int64N(int64(tight)))); err != nil {
+			r.violation("", fmt.Sprintf("fill the disk: %v", err), nil, "")
+			return
+		}
+	}
+}
+
+func (r *runner) fill(during time.Duration) error {
+	r.full.Lock()
+	defer r.full.Unlock()
+	room, err := r.config.Fill()
+	if err != nil {
+		return err
+	}
+	time.Sleep(during)
+	r.config.Faults.Count("full disk")
+	return room()
 }

@@ -46,6 +46,9 @@ type Config struct {
 	// cancelled contexts. Nil: none. After those of the database the target is
 	// restarted.
 	Faults *faults.Injector
+	// Fill leaves no room on the target's disk, and returns what makes room again. It
+	// is called every now and then. Nil: never.
+	Fill func() (room func() error, err error)
 	// Rough says that calls may be refused with ErrUnavailable, since the disk is
 	// full at times or the target restarts.
 	Rough bool
@@ -84,6 +87,8 @@ type runner struct {
 	families atomic.Uint64       // that were begun
 	stop     context.CancelFunc
 
+	full sync.Mutex // held while the disk is full
+
 	mu       sync.Mutex
 	open     map[*family]bool
 	verdict  metrics.Verdict
@@ -114,6 +119,9 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	}
 	if c.Kill > 0 {
 		besides.Go(func() { r.kills(beside) })
+	}
+	if c.Fill != nil {
+		besides.Go(func() { r.fills(beside) })
 	}
 	besides.Go(func() { r.mend(beside) })
 	if c.Checkpoint > 0 {
@@ -162,7 +170,7 @@ func newRunner(t target.Target, c Config) *runner {
 	if c.Faults == nil {
 		c.Faults = faults.New(faults.Rates{}, 0)
 	}
-	c.Rough = c.Rough || c.Restart > 0 || c.Kill > 0
+	c.Rough = c.Rough || c.Restart > 0 || c.Kill > 0 || c.Fill != nil
 	c.Clients = max(1, c.Clients)
 	c.Workload.Group = min(c.Workload.Group, c.Clients)
 	return &runner{
@@ -296,6 +304,8 @@ func (r *runner) look(ctx context.Context) {
 	defer r.gate.Release(everybody)
 	before := r.config.Faults.Calm(true)
 	defer r.config.Faults.Calm(before)
+	r.full.Lock() // what is to be removed finds room
+	defer r.full.Unlock()
 	if r.dead.Load() || r.config.Faults.Database.Any() {
 		r.reopen(ctx) // perhaps nobody was told yet that changes are refused
 	}
