@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/log"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/graphsnap/graphsnap/actors"
 )
@@ -182,13 +183,18 @@ func openBolt(ctx context.Context, path string, open func(string, int, os.FileMo
 	return db, nil
 }
 
-// prefetchLimit bounds what a database that is mostly free pages can cost, in bytes.
-const prefetchLimit = 1 << 30
+// prefetchLimit bounds what a database that is mostly free pages can cost, in bytes,
+// and prefetchStep is no more than the kernel reads ahead at once.
+const (
+	prefetchLimit = 1 << 30
+	prefetchStep  = 128 << 10
+)
 
-// prefetch reads the file at path from front to back, until ctx ends, and closes
-// the channel. bbolt maps the file for random access, which switches the kernel's
-// read-ahead off: a tree that is not in the page cache would be read one page
-// after the other. Errors are left to whoever opens the file in earnest.
+// prefetch has the kernel read the file at path from front to back, until ctx ends,
+// and closes the channel. bbolt maps the file for random access, which switches the
+// kernel's read-ahead off: a tree that is not in the page cache would be read one page
+// after the other. Of what is in there nothing is copied. Errors are left to whoever
+// opens the file in earnest.
 func prefetch(ctx context.Context, path string) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
@@ -202,9 +208,8 @@ func prefetch(ctx context.Context, path string) <-chan struct{} {
 		if err != nil {
 			return
 		}
-		buf := make([]byte, min(1<<20, st.Size()+1)) // one more, to see the end of it
-		for n := 0; n < prefetchLimit && ctx.Err() == nil; n += len(buf) {
-			if _, err := f.Read(buf); err != nil {
+		for at := int64(0); at < min(st.Size(), prefetchLimit) && ctx.Err() == nil; at += prefetchStep {
+			if err := unix.Fadvise(int(f.Fd()), at, prefetchStep, unix.FADV_WILLNEED); err != nil {
 				return
 			}
 		}

@@ -11,5 +11,6 @@
 // the engine's, and this package is only written to.
 //
 // The package knows nothing of drivers, layers or mounts. It imports actors,
-// bbolt, containerd's errdefs and log, and the standard library.
+// bbolt, containerd's errdefs and log, golang.org/x/sys/unix, and the standard
+// library.
 package persist

@@ -164,6 +164,7 @@ func (x *Examination) read(tx *bolt.Tx) error {
 	x.Records, x.Removals, x.Leftovers, x.Sized = nil, nil, nil, nil
 	l := &loader{
 		tx:       tx,
+		buckets:  func(each func(string, top) error) error { return eachBucket(tx, each) },
 		record:   func(r Record) error { x.Records = append(x.Records, r); return nil },
 		leftover: func(l Leftover) { x.Leftovers = append(x.Leftovers, l) },
 	}
@@ -175,12 +176,9 @@ func (x *Examination) read(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		if name[0] == 0 {
-			return nil
-		}
-		if at := read(string(name), b); at.size != nil && (at.shape == shapeActive || at.shape == shapeBorrowed || at.shape == shapeHidden) {
-			x.Sized = append(x.Sized, string(name))
+	return eachBucket(tx, func(key string, at top) error {
+		if at.size != nil && (at.shape == shapeActive || at.shape == shapeBorrowed || at.shape == shapeHidden) {
+			x.Sized = append(x.Sized, key)
 		}
 		return nil
 	})

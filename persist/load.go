@@ -50,12 +50,18 @@ func (db *DB) Load(record func(Record) error, removal func(Removal) error, lefto
 		}
 	}()
 	return view(db.bolt, func(tx *bolt.Tx) error {
-		return (&loader{tx: tx, record: record, leftover: leftover}).load(removal)
+		return mapped(db.w.path, func(m mapping) error {
+			l := &loader{tx: tx, record: record, leftover: leftover}
+			l.buckets = func(each func(string, top) error) error { return scan(tx, m, each) }
+			return l.load(removal)
+		})
 	})
 }
 
 type loader struct {
-	tx       *bolt.Tx
+	tx *bolt.Tx
+	// buckets passes over the top-level buckets, but for our own, as eachBucket does.
+	buckets  func(each func(key string, at top) error) error
 	record   func(Record) error
 	leftover func(Leftover)
 
@@ -66,14 +72,20 @@ type loader struct {
 	hidden, named uint64
 }
 
-func (l *loader) load(removal func(Removal) error) error {
-	l.seed = maphash.MakeSeed()
-	if err := l.tx.ForEach(func(name []byte, b *bolt.Bucket) error {
+// eachBucket passes over the top-level buckets, but for our own.
+func eachBucket(tx *bolt.Tx, each func(key string, at top) error) error {
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
 		if name[0] == 0 {
 			return nil
 		}
-		return l.dockerds(string(name), b)
-	}); err != nil {
+		key := string(name)
+		return each(key, read(key, b))
+	})
+}
+
+func (l *loader) load(removal func(Removal) error) error {
+	l.seed = maphash.MakeSeed()
+	if err := l.buckets(l.dockerds); err != nil {
 		return err
 	}
 	if b := l.tx.Bucket(bytesOf(bucketSnapshots)); b != nil {
@@ -93,8 +105,7 @@ func (l *loader) load(removal func(Removal) error) error {
 }
 
 // dockerds yields what is in a bucket of dockerd's format.
-func (l *loader) dockerds(key string, b *bolt.Bucket) error {
-	at := read(key, b)
+func (l *loader) dockerds(key string, at top) error {
 	switch at.shape {
 	case shapeHidden:
 		l.hidden += maphash.String(l.seed, key)
@@ -128,7 +139,7 @@ func (l *loader) parentOf(r *Record, at top) bool {
 		}
 	}
 	r.Parent = string(at.parent)
-	return at.bucket != nil
+	return at.shape != shapeNone
 }
 
 // ours yields a record of our own bucket.
@@ -156,11 +167,9 @@ func (l *loader) ours(key string, value []byte) error {
 // taken only where there are some.
 func (l *loader) orphans() error {
 	named := map[string]bool{}
-	if err := l.tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		if name[0] != 0 {
-			if at := read(string(name), b); at.shape == shapeCommitted {
-				named[string(at.committed)] = true
-			}
+	if err := l.buckets(func(_ string, at top) error {
+		if at.shape == shapeCommitted {
+			named[string(at.committed)] = true
 		}
 		return nil
 	}); err != nil {
@@ -177,12 +186,9 @@ func (l *loader) orphans() error {
 			return err
 		}
 	}
-	return l.tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		if name[0] == 0 || named[string(name)] {
-			return nil
-		}
-		if at := read(string(name), b); at.shape == shapeHidden {
-			l.leftover(Leftover{Oddity: Orphan, Key: string(name), Record: Record{Parent: string(at.parent)}})
+	return l.buckets(func(key string, at top) error {
+		if at.shape == shapeHidden && !named[key] {
+			l.leftover(Leftover{Oddity: Orphan, Key: key, Record: Record{Parent: string(at.parent)}})
 		}
 		return nil
 	})

@@ -61,10 +61,10 @@ type pageReader struct {
 	size int64
 	meta metaPage
 	prev *metaPage // of the transaction before, nil where that page is not whole
-	free map[uint64]bool
-	seen map[uint64]bool // pages that the tree consists of
+	free pageSet   // nil where it is not written down
+	seen pageSet   // pages that the tree consists of
 
-	twice map[uint64]bool // of those, leaves that were read twice
+	twice pageSet // of those, leaves that were read twice
 
 	damage   []string
 	omitted  int  // damage that is not in there
@@ -73,6 +73,23 @@ type pageReader struct {
 	gaps     []gap
 	doubtful *bucketTree // what lay where it does not belong
 }
+
+// pageSet is a set of pages of a file, a bit for each that the file has.
+type pageSet []uint64
+
+// newPageSet makes a set for the pages that a file has, whatever its meta pages say.
+func (r *pageReader) newPageSet() pageSet { return make(pageSet, r.whole()/64+1) }
+
+func (s pageSet) has(id uint64) bool { return id/64 < uint64(len(s)) && s[id/64]>>(id%64)&1 != 0 }
+
+func (s pageSet) add(id uint64) {
+	if id/64 < uint64(len(s)) {
+		s[id/64] |= 1 << (id % 64)
+	}
+}
+
+// whole answers how many pages the file has.
+func (r *pageReader) whole() uint64 { return uint64(r.size / r.meta.pageSize) }
 
 func (r *pageReader) wrong(format string, args ...any) {
 	switch {
@@ -87,7 +104,7 @@ func (r *pageReader) wrong(format string, args ...any) {
 // readPages reads the file, and its contents where keep is set. Where not even a meta
 // page can be read there are none. The error is one of reading the file.
 func readPages(file io.ReaderAt, size int64, keep bool) (*pageReader, *bucketTree, error) {
-	r := &pageReader{file: file, size: size, seen: map[uint64]bool{}, twice: map[uint64]bool{}}
+	r := &pageReader{file: file, size: size}
 	var tree *bucketTree
 	if keep {
 		tree = newBucketTree()
@@ -95,6 +112,7 @@ func readPages(file io.ReaderAt, size int64, keep bool) (*pageReader, *bucketTre
 	if found, err := r.readMeta(); !found || err != nil {
 		return r, tree, err
 	}
+	r.seen, r.twice = r.newPageSet(), r.newPageSet()
 	if err := r.readFreelist(); err != nil {
 		return r, tree, err
 	}
@@ -120,6 +138,10 @@ func readPages(file io.ReaderAt, size int64, keep bool) (*pageReader, *bucketTre
 func (r *pageReader) at(offset, n int64) ([]byte, error) {
 	if offset < 0 || offset >= r.size {
 		return nil, nil
+	}
+	if m, ok := r.file.(mapping); ok {
+		end := min(offset+n, r.size)
+		return m[offset:end:end], nil
 	}
 	buf := make([]byte, min(n, r.size-offset))
 	got, err := r.file.ReadAt(buf, offset)
@@ -173,7 +195,7 @@ func (r *pageReader) readMeta() (found bool, err error) {
 	default:
 		r.meta, r.prev = *first, second
 	}
-	if r.meta.pages > uint64(r.size/r.meta.pageSize) {
+	if r.meta.pages > r.whole() {
 		r.wrong("the file was cut: it has %d bytes, its %d pages need %d", r.size, r.meta.pages, r.meta.pages*uint64(r.meta.pageSize))
 	}
 	return true, nil
@@ -277,17 +299,17 @@ func (r *pageReader) readFreelist() error {
 		r.wrong("page %d: lists %d free pages, for which it has no room", p.id, count)
 		return nil
 	}
-	free := make(map[uint64]bool, count)
+	free := r.newPageSet()
 	for i := range count {
 		id := binary.NativeEndian.Uint64(ids[8*i:])
-		if id < 2 || id >= r.meta.pages || free[id] {
+		if id < 2 || id >= r.meta.pages || free.has(id) {
 			r.wrong("page %d: lists the free page %d, which cannot be", p.id, id)
 			return nil
 		}
-		free[id] = true
+		free.add(id)
 	}
 	for i := range r.span(p) {
-		r.seen[p.id+i] = true
+		r.seen.add(p.id + i)
 	}
 	r.free = free
 	return nil
@@ -299,11 +321,11 @@ func (r *pageReader) compareFree() {
 		return // what is below a gap is in use and not seen
 	}
 	lost := 0
-	for id := uint64(2); id < r.meta.pages && id < uint64(r.size/r.meta.pageSize); id++ {
+	for id := uint64(2); id < r.meta.pages && id < r.whole(); id++ {
 		switch {
-		case r.seen[id] && r.free[id]:
+		case r.seen.has(id) && r.free.has(id):
 			r.wrong("page %d: in use, and listed as free", id)
-		case !r.seen[id] && !r.free[id]:
+		case !r.seen.has(id) && !r.free.has(id):
 			lost++
 		}
 	}

@@ -53,6 +53,9 @@ func (t *bucketTree) add(from *bucketTree) {
 type place struct {
 	path []string
 	tree *bucketTree // nil: contents are not kept
+	// inner is the place of every bucket in this one where contents are not kept and
+	// so nobody asks for its name.
+	inner *place
 	// within restricts what is taken to a part that is missing; nil: all.
 	within *gap
 }
@@ -70,7 +73,7 @@ func (r *pageReader) readTree(c *place, id uint64, begin, low, high []byte, dept
 	if err != nil {
 		return err
 	}
-	again := r.seen[id]
+	again := r.seen.has(id)
 	switch {
 	case p == nil:
 	case depth > maxDepth:
@@ -83,10 +86,10 @@ func (r *pageReader) readTree(c *place, id uint64, begin, low, high []byte, dept
 		r.wrong("page %d: in use twice", id)
 		// A leaf may be read by whoever is wrong, too, but once: buckets in it may lead
 		// back to it.
-		if p.flags == flagBranch || r.twice[id] {
+		if p.flags == flagBranch || r.twice.has(id) {
 			p = nil
 		} else {
-			r.twice[id] = true
+			r.twice.add(id)
 		}
 	}
 	if p == nil {
@@ -94,10 +97,10 @@ func (r *pageReader) readTree(c *place, id uint64, begin, low, high []byte, dept
 		return nil
 	}
 	for i := range r.span(p) {
-		if i > 0 && r.seen[id+i] {
+		if i > 0 && r.seen.has(id+i) {
 			r.wrong("page %d: goes on over page %d, which is in use", id, id+i)
 		}
-		r.seen[id+i] = true
+		r.seen.add(id + i)
 	}
 	if first, ok := p.firstKey(); begin != nil && (!ok || !bytes.Equal(first, begin)) {
 		// bbolt reads it nevertheless; when it writes it looks for the key above, to
@@ -174,7 +177,7 @@ func (r *pageReader) readLeaf(c *place, p *page, low, high []byte, depth int) er
 		}
 		switch {
 		case flags == flagBucket:
-			if err := r.readBucket(at, p, string(key), value, depth); err != nil {
+			if err := r.readBucket(at, p, key, value, depth); err != nil {
 				return err
 			}
 		case flags != 0:
@@ -193,7 +196,7 @@ func (r *pageReader) readLeaf(c *place, p *page, low, high []byte, depth int) er
 // doubt returns the place for what lies where it does not belong: it is taken if
 // there is nothing else of that key. Of a page that is free it is not taken at all.
 func (r *pageReader) doubt(c *place, p *page) *place {
-	if r.free[p.id] || c.within != nil || c.tree == nil {
+	if r.free.has(p.id) || c.within != nil || c.tree == nil {
 		return nil
 	}
 	if r.doubtful == nil {
@@ -203,17 +206,24 @@ func (r *pageReader) doubt(c *place, p *page) *place {
 }
 
 // readBucket reads the bucket of which value is what its parent keeps.
-func (r *pageReader) readBucket(c *place, p *page, name string, value []byte, depth int) error {
-	if c.around() && c.within.bucket[len(c.path)] != name {
+func (r *pageReader) readBucket(c *place, p *page, key, value []byte, depth int) error {
+	if c.around() && c.within.bucket[len(c.path)] != string(key) {
 		return nil
 	}
-	sub := &place{path: append(slices.Clone(c.path), name), within: c.within}
+	sub := c.inner
+	if sub == nil {
+		sub = &place{path: append(slices.Clone(c.path), string(key)), within: c.within}
+		if c.tree == nil && c.within == nil {
+			c.inner = sub
+		}
+	}
 	if len(value) < bucketHeader || len(sub.path) > maxDepth {
-		r.wrong("page %d: the bucket %.40q is cut off or too deep", p.id, name)
+		r.wrong("page %d: the bucket %.40q is cut off or too deep", p.id, key)
 		r.gaps = append(r.gaps, gap{bucket: sub.path})
 		return nil
 	}
 	if c.tree != nil {
+		name := string(key)
 		sub.tree = c.tree.buckets[name]
 		switch {
 		case sub.tree == nil:
@@ -229,7 +239,7 @@ func (r *pageReader) readBucket(c *place, p *page, name string, value []byte, de
 	}
 	inline := value[bucketHeader:]
 	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != flagLeaf || binary.NativeEndian.Uint32(inline[12:]) != 0 {
-		r.wrong("page %d: what the bucket %.40q holds is no page", p.id, name)
+		r.wrong("page %d: what the bucket %.40q holds is no page", p.id, key)
 		r.gaps = append(r.gaps, gap{bucket: sub.path})
 		return nil
 	}
@@ -307,7 +317,7 @@ func (r *pageReader) fillGaps(tree *bucketTree) error {
 	seen := r.seen
 	if r.free != nil {
 		for id := uint64(2); id < r.meta.pages; id++ {
-			if seen[id] || r.free[id] {
+			if seen.has(id) || r.free.has(id) {
 				continue
 			}
 			if err := r.adopt(tree, gaps, id); err != nil {
@@ -322,7 +332,7 @@ func (r *pageReader) fillGaps(tree *bucketTree) error {
 	defer func() { r.meta, r.seen = last, seen }()
 	r.meta.root, r.meta.pages = r.prev.root, min(r.prev.pages, last.pages)
 	for i := range gaps {
-		r.seen, r.twice = map[uint64]bool{}, map[uint64]bool{}
+		r.seen, r.twice = r.newPageSet(), r.newPageSet()
 		if err := r.readTree(&place{tree: tree, within: &gaps[i]}, r.prev.root, nil, nil, nil, 0); err != nil {
 			return err
 		}

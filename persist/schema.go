@@ -71,8 +71,8 @@ func (s shape) isFree() bool { return s == shapeNone || s == shapeAlias }
 // top is a top-level bucket with its fields. The slices live as long as the
 // transaction, and only until the bucket is written to.
 type top struct {
-	bucket                                  *bolt.Bucket
-	parent, committed, chainID, size, extra []byte // nil: not there
+	bucket                                  *bolt.Bucket // nil also where it was read without bbolt
+	parent, committed, chainID, size, extra []byte       // nil: not there
 	isCommitted                             bool
 	shape                                   shape
 }
@@ -88,21 +88,32 @@ func read(key string, b *bolt.Bucket) top {
 	}
 	c := b.Cursor() // one for all fields: each Get would make its own
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		switch string(k) {
-		case fieldParent:
-			t.parent = v
-		case fieldCommitted:
-			t.committed = v
-		case fieldIsCommitted:
-			t.isCommitted = true
-		case fieldChainID:
-			t.chainID = v
-		case fieldSize:
-			t.size = v
-		case fieldOurs:
-			t.extra = v
-		}
+		t.field(k, v)
 	}
+	t.setShape(key)
+	return t
+}
+
+// field takes a field of the bucket.
+func (t *top) field(name, value []byte) {
+	switch string(name) {
+	case fieldParent:
+		t.parent = value
+	case fieldCommitted:
+		t.committed = value
+	case fieldIsCommitted:
+		t.isCommitted = true
+	case fieldChainID:
+		t.chainID = value
+	case fieldSize:
+		t.size = value
+	case fieldOurs:
+		t.extra = value
+	}
+}
+
+// setShape says what the bucket is, of which all fields were taken.
+func (t *top) setShape(key string) {
 	switch {
 	case len(t.committed) > 0: // dockerd, too, ignores an empty one
 		t.shape = shapeCommitted
@@ -117,7 +128,6 @@ func read(key string, b *bolt.Bucket) top {
 	default:
 		t.shape = shapeEmpty
 	}
-	return t
 }
 
 // plain returns what dockerd's fields say, but for the size and for the parent of
