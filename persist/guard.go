@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // openSound opens the file of a database for bbolt, locked, unless it is damaged.
@@ -32,7 +33,8 @@ func openSound(path string, flag int, mode os.FileMode) (*os.File, error) {
 			break
 		}
 		if time.Now().After(deadline) {
-			return f, nil // bbolt tries once more, and says so
+			err = bolterrors.ErrTimeout
+			break
 		}
 	}
 	if err == nil {
