@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/graphsnap/graphsnap/actors"
 	"github.com/graphsnap/graphsnap/persist"
 )
 
@@ -19,22 +20,24 @@ func (e *Engine) load(ctx context.Context, name string) error {
 	layers := e.newLayerLoader()
 	r := newRecovery(ctx, e)
 	defer r.progress.stop()
-	var shared []string // graph IDs that more than one record bears
+	names := newNamesTaker(e.graphIDs)
 	record := func(rec persist.Record) error {
 		l := layers.state(ctx, rec)
 		if l == nil {
 			return nil
 		}
 		s := &l.state
-		rec.Key = e.keys.SeedAt(&l.seat, rec.Key, s)
-		if b := s.body; b.owned() && !e.graphIDs.Take(b.graphID) {
-			shared = append(shared, b.graphID)
+		key := e.keys.SeedAt(&l.seat, rec.Key, s)
+		if b := s.body; b.owned() {
+			if b.graphID == key {
+				b.graphID = key // one copy of a name is enough
+			}
+			names.take(b.graphID)
 		}
-		r.record(rec)
+		r.record(rec, entry{key, s})
 		return nil
 	}
 	removal := func(rec persist.Removal) error {
-		e.graphIDs.Take(rec.GraphID)
 		r.removing[rec.GraphID] = true
 		return nil
 	}
@@ -50,41 +53,69 @@ func (e *Engine) load(ctx context.Context, name string) error {
 			r.unreadable[l.Key] = true
 		}
 	}
-	if err := e.db.Load(record, removal, leftover); err != nil {
+	err := e.db.Load(record, removal, leftover)
+	shared := names.wait() // graph IDs that more than one record bears
+	if err != nil {
 		return err
 	}
-	if err := e.loadSettings(ctx, name, len(r.keys) > 0); err != nil {
+	for id := range r.removing {
+		e.graphIDs.Take(id)
+	}
+	if err := e.loadSettings(ctx, name, len(r.found) > 0); err != nil {
 		return err
 	}
-	r.keys = layers.finish(ctx, r.keys)
+	r.found = layers.finish(ctx, r.found)
 	for _, id := range e.leftovers.Take() { // of what stood on layers that are gone
 		r.removing[id] = true
 	}
 	r.strays(strays)
-	if len(r.keys) > 0 {
+	if len(r.found) > 0 {
 		e.loaded = e.clock.Load()
 	}
 	r.contradictions(ctx, shared)
-	for _, key := range r.keys {
-		// Nobody else looks at the states yet, so they may still be changed.
-		s := e.keys.Load(key)
-		if !s.body.pins() {
-			continue
-		}
-		parent, p := e.keys.Find(s.body.parent)
-		if p == nil || p.body == nil {
-			log.G(ctx).WithField("key", key).WithField("parent", s.body.parent).Error("the parent of a snapshot is not recorded; there is no such snapshot any more, nor those on top of it")
-			s.phase, s.body.adrift = lost, true
-			r.gone++
-			continue
-		}
-		s.body.parent = parent // one copy of a name is enough
-		p.children++
-		if s.body.borrows {
-			s.body.graphID, s.body.removal = p.body.graphID, p.body.removal
-		}
-	}
+	r.countChildren()
 	return r.run()
+}
+
+// namesTaker takes names in a goroutine of its own: they are in no order, so that
+// most of it is waiting for memory.
+type namesTaker struct {
+	batch []string
+	todo  chan []string
+	taken chan []string // those that were in use
+}
+
+func newNamesTaker(names *actors.Names) *namesTaker {
+	t := &namesTaker{todo: make(chan []string, 16), taken: make(chan []string, 1)}
+	go func() {
+		var taken []string
+		for batch := range t.todo {
+			for _, name := range batch {
+				if !names.Take(name) {
+					taken = append(taken, name)
+				}
+			}
+		}
+		t.taken <- taken
+	}()
+	return t
+}
+
+func (t *namesTaker) take(name string) {
+	if t.batch == nil {
+		t.batch = make([]string, 0, 512)
+	}
+	if t.batch = append(t.batch, name); len(t.batch) == cap(t.batch) {
+		t.todo <- t.batch
+		t.batch = nil
+	}
+}
+
+// wait ends the goroutine and returns the names that were in use already.
+func (t *namesTaker) wait() []string {
+	t.todo <- t.batch
+	close(t.todo)
+	return <-t.taken
 }
 
 // loadSettings reads what the database knows of names and namespaces and adds the

@@ -32,10 +32,10 @@ func (r *recovery) contradictions(ctx context.Context, shared []string) {
 // records of the others go at once, and their directories are not theirs to delete.
 func (r *recovery) divide(ctx context.Context, shared map[string]bool) {
 	bearers := map[string][]persist.Record{}
-	for _, key := range r.keys {
-		if b := r.body(key); b.owned() && shared[b.graphID] {
-			rec := b.record(key)
-			rec.Creating = slices.Contains(r.creating, key)
+	for _, f := range r.found {
+		if b := f.state.body; b.owned() && shared[b.graphID] {
+			rec := b.record(f.key)
+			rec.Creating = slices.Contains(r.creating, f.key)
 			bearers[b.graphID] = append(bearers[b.graphID], rec)
 		}
 	}
@@ -64,21 +64,25 @@ func (r *recovery) divide(ctx context.Context, shared map[string]bool) {
 		// The bucket that went may be the one that holds its parent.
 		w = append(w, persist.Delete(first.Key), persist.Put(first))
 	}
-	absent := func(key string) bool { return gone[key] }
-	r.keys = slices.DeleteFunc(r.keys, absent)
-	r.creating = slices.DeleteFunc(r.creating, absent)
+	r.found = slices.DeleteFunc(r.found, func(f entry) bool { return gone[f.key] })
+	r.creating = slices.DeleteFunc(r.creating, func(key string) bool { return gone[key] })
 	r.e.db.Later(w...)
 }
 
 // suspectsOfCircles yields keys of which every circle has one: a snapshot is made after
 // its parent, and in a circle that cannot be so everywhere.
 func (r *recovery) suspectsOfCircles(yield func(string) bool) {
-	for _, key := range r.keys {
-		b := r.body(key)
+	var last *body
+	var parent *state
+	for _, f := range r.found {
+		b := f.state.body
 		if !b.pins() {
 			continue
 		}
-		if s := r.e.keys.Load(b.parent); s != nil && s.body != nil && s.body.pins() && s.body.created >= b.created && !yield(key) {
+		if last == nil || b.parent != last.parent { // many in a row may have the same
+			last, parent = b, r.e.keys.Load(b.parent)
+		}
+		if parent != nil && parent.body != nil && parent.body.pins() && parent.body.created >= b.created && !yield(f.key) {
 			return
 		}
 	}

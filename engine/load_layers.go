@@ -95,11 +95,11 @@ func (l *layerLoader) borrowed(ctx context.Context, r persist.Record) *loaded {
 	return &loaded{state: state{phase: present, body: b, leased: true}}
 }
 
-// finish writes down what was found and takes out of keys what stood on layers that
+// finish writes down what was found and takes out of found what stood on layers that
 // are lost. The directory of such a snapshot does not hold what it should, so it is
 // removed; but where there is no layer store at all it is only hidden, since that
 // may have been forgotten.
-func (l *layerLoader) finish(ctx context.Context, keys []string) (sound []string) {
+func (l *layerLoader) finish(ctx context.Context, found []entry) (sound []entry) {
 	e := l.e
 	for parent := range l.below {
 		if e.keys.Load(parent) != nil || slices.Contains(l.lost, parent) {
@@ -110,19 +110,19 @@ func (l *layerLoader) finish(ctx context.Context, keys []string) (sound []string
 		if s := l.borrowed(ctx, r); s != nil {
 			l.repair = append(l.repair, persist.Put(r))
 			e.keys.Seed(parent, &s.state)
-			keys = append(keys, parent)
+			found = append(found, entry{parent, &s.state})
 		}
 	}
 	if len(l.repair) > 0 {
 		e.db.Later(l.repair...)
 	}
 	if len(l.lost) == 0 {
-		return keys
+		return found
 	}
 	on := map[string][]string{}
-	for _, key := range keys {
-		if b := e.keys.Load(key).body; b.pins() {
-			on[b.parent] = append(on[b.parent], key)
+	for _, f := range found {
+		if b := f.state.body; b.pins() {
+			on[b.parent] = append(on[b.parent], f.key)
 		}
 	}
 	unsound := map[string]bool{}
@@ -133,7 +133,7 @@ func (l *layerLoader) finish(ctx context.Context, keys []string) (sound []string
 			l.drop(ctx, key)
 		}
 	}
-	return slices.DeleteFunc(keys, func(key string) bool { return unsound[key] })
+	return slices.DeleteFunc(found, func(f entry) bool { return unsound[f.key] })
 }
 
 func (l *layerLoader) drop(ctx context.Context, key string) {

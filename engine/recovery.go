@@ -62,7 +62,7 @@ type recovery struct {
 	e        *Engine
 	progress *progress
 
-	keys       []string
+	found      []entry
 	creating   []string        // keys of records that say so
 	unreadable map[string]bool // keys of records that were read in part
 	removing   map[string]bool // graph IDs
@@ -86,12 +86,47 @@ func newRecovery(ctx context.Context, e *Engine) *recovery {
 	}
 }
 
+// entry is a snapshot that was loaded, with what is published of its key: of a million
+// keys each look in the table is a wait for memory.
+type entry struct {
+	key   string
+	state *state
+}
+
 // record takes note of a record that was loaded.
-func (r *recovery) record(rec persist.Record) {
-	r.keys = append(r.keys, rec.Key)
+func (r *recovery) record(rec persist.Record, at entry) {
+	r.found = append(r.found, at)
 	r.newest = max(r.newest, rec.Created)
 	if rec.Creating {
-		r.creating = append(r.creating, rec.Key)
+		r.creating = append(r.creating, at.key)
+	}
+}
+
+// countChildren makes every parent know its children, and hides those that have a
+// parent that is not recorded.
+func (r *recovery) countChildren() {
+	var parent string
+	var p *state
+	for _, f := range r.found {
+		// Nobody else looks at the states yet, so they may still be changed.
+		s := f.state
+		if !s.body.pins() {
+			continue
+		}
+		if p == nil || parent != s.body.parent { // many in a row may have the same
+			parent, p = r.e.keys.Find(s.body.parent)
+		}
+		if p == nil || p.body == nil {
+			log.G(r.ctx).WithField("key", f.key).WithField("parent", s.body.parent).Error("the parent of a snapshot is not recorded; there is no such snapshot any more, nor those on top of it")
+			s.phase, s.body.adrift = lost, true
+			r.gone++
+			continue
+		}
+		s.body.parent = parent // one copy of a name is enough
+		p.children++
+		if s.body.borrows {
+			s.body.graphID, s.body.removal = p.body.graphID, p.body.removal
+		}
 	}
 }
 
@@ -122,7 +157,7 @@ func (r *recovery) report(took time.Duration, lookedInto int) {
 		level = log.DebugLevel
 	}
 	log.G(r.ctx).WithFields(log.Fields{
-		"snapshots": len(r.keys), "lastEnd": r.e.db.Ended().String(), "took": took.Round(time.Millisecond),
+		"snapshots": len(r.found), "lastEnd": r.e.db.Ended().String(), "took": took.Round(time.Millisecond),
 		"unfinished": len(r.creating), "lookedInto": lookedInto, "restored": r.restored, "madeAnew": r.anew,
 		"undone": r.undone, "lost": r.gone, "unmounted": r.unmounted, "removals": r.removals, "removalsDropped": r.dropped,
 	}).Log(level, "snapshots recovered")
@@ -135,8 +170,8 @@ func (r *recovery) dropRemovals() {
 	if len(r.removing) == 0 {
 		return
 	}
-	for _, key := range r.keys {
-		if b := r.body(key); b.owned() && r.removing[b.graphID] {
+	for _, f := range r.found {
+		if b := f.state.body; b.owned() && r.removing[b.graphID] {
 			r.e.db.Later(persist.Removed(b.graphID))
 			delete(r.removing, b.graphID)
 			r.dropped++
@@ -149,10 +184,10 @@ func (r *recovery) body(key string) *body { return r.e.keys.Load(key).body }
 // survey asks the driver about all graph IDs that this engine may have made a
 // directory or a mount of, and ends the mounts.
 func (r *recovery) survey() error {
-	ids := make([]string, 0, len(r.keys)+len(r.removing))
+	ids := make([]string, 0, len(r.found)+len(r.removing))
 	lent := map[string]bool{} // layers that views were mounted of
-	for _, key := range r.keys {
-		switch b := r.body(key); {
+	for _, f := range r.found {
+		switch b := f.state.body; {
 		case b.owned():
 			ids = append(ids, b.graphID)
 		case b.borrows && b.graphID != "" && r.body(b.parent).foreign:
@@ -201,8 +236,8 @@ func (r *recovery) suspects() []string {
 		return suspects
 	}
 	known := setOf(suspects)
-	for _, key := range r.keys {
-		b := r.body(key)
+	for _, f := range r.found {
+		key, b := f.key, f.state.body
 		switch {
 		case known[key] || !b.owned():
 		case r.missing[b.graphID], restarted && (b.created == 0 || b.created > r.newest-int64(recent)):
@@ -243,13 +278,13 @@ func (r *recovery) undo(suspects []string) (rest []string) {
 		return rest
 	}
 	gone := setOf(undone)
-	kept := r.keys[:0]
-	for _, key := range r.keys {
-		if !gone[key] {
-			kept = append(kept, key)
+	kept := r.found[:0]
+	for _, f := range r.found {
+		if !gone[f.key] {
+			kept = append(kept, f)
 			continue
 		}
-		b := r.body(key)
+		key, b := f.key, f.state.body
 		r.removing[b.graphID] = true
 		if p := r.e.keys.Load(b.parent); b.pins() && p != nil {
 			p.children--
@@ -257,7 +292,7 @@ func (r *recovery) undo(suspects []string) (rest []string) {
 		r.e.keys.Seed(key, nil)
 		r.undone++
 	}
-	r.keys = kept
+	r.found = kept
 	return rest
 }
 
@@ -403,10 +438,10 @@ func (r *recovery) hideChildren() {
 		return
 	}
 	hidden := map[string]bool{} // whether a key is lost, where that is known
-	for _, key := range r.keys {
+	for _, f := range r.found {
 		var line []string
 		isLost := false
-		for k := key; ; {
+		for k := f.key; ; {
 			known := false
 			if isLost, known = hidden[k]; known {
 				break

@@ -62,8 +62,9 @@ func (r *recovery) lose(key string, b *body) {
 	if b.owned() {
 		b.removal = new(removal)
 	}
-	r.e.keys.Seed(key, &state{phase: lost, body: b, leased: true})
-	r.keys = append(r.keys, key)
+	s := &state{phase: lost, body: b, leased: true}
+	r.e.keys.Seed(key, s)
+	r.found = append(r.found, entry{key, s})
 	r.gone++
 }
 
