@@ -81,8 +81,9 @@ type Engine struct {
 }
 
 // Open opens the engine on the database in c.Root, which it creates where there
-// is none, and loads it. It blocks while it does. The logger in ctx is used until
-// Close; the end of ctx ends Open only.
+// is none, and loads it. It blocks while it does, and has the garbage collector of the
+// process run less often. The logger in ctx is used until Close; the end of ctx ends
+// Open only.
 //
 // Errors: ErrUnavailable, within a second, where another process holds the
 // database; the driver's and the file system's.

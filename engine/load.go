@@ -16,6 +16,7 @@ func (e *Engine) load(ctx context.Context, name string) error {
 	if err := e.emptyWorkDir(); err != nil {
 		return err
 	}
+	defer relaxCollector()()
 	e.aliases = map[string]string{}
 	layers := e.newLayerLoader()
 	r := newRecovery(ctx, e)
