@@ -314,3 +314,16 @@ func TestFind(t *testing.T) {
 		t.Errorf("Find of an absent key returns %q, %v", key, v)
 	}
 }
+
+// Whatever its length, a key is what it was.
+func TestKeysOfAnyLengthLieBesideTheirCells(t *testing.T) {
+	for n := range 200 {
+		key := strings.Repeat("k", n)
+		if got := new(Seat[int]).take(key).key; got != key {
+			t.Errorf("seated is %q, want %q", got, key)
+		}
+		if got := newCell[int](key).key; got != key {
+			t.Errorf("kept is %q, want %q", got, key)
+		}
+	}
+}

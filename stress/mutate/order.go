@@ -87,7 +87,7 @@ func (f *finder) writes(e ast.Expr) bool {
 		return false
 	}
 	result, ok := f.info.TypeOf(call).(*types.Tuple)
-	return f.isError(call) || ok && result.Len() == 0
+	return f.isError(call) || ok && result.Len() == 0 || name.Name == "Later"
 }
 
 func (f *finder) isError(e ast.Expr) bool {
