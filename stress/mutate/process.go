@@ -43,7 +43,7 @@ func (b *binary) run(ctx context.Context, tests []string, limit time.Duration, e
 	if err != nil {
 		return outcome{}, err
 	}
-	defer os.RemoveAll(dir)
+	defer clearUp(dir)
 	// The tests' own limit makes them say where they hang; the other is for those in
 	// which not even that works.
 	ctx, cancel := context.WithTimeout(ctx, limit+5*time.Second)
@@ -93,13 +93,25 @@ func (b *binary) run(ctx context.Context, tests []string, limit time.Duration, e
 	return o, nil
 }
 
-// scratch is where files of tests go.
+// scratch is where files of tests go: memory, if there is enough.
 func scratch() string {
-	const memory = "/dev/shm"
-	if st, err := os.Stat(memory); err == nil && st.IsDir() && unix.Access(memory, unix.W_OK) == nil {
+	const memory, enough = "/dev/shm", 1 << 30
+	var st unix.Statfs_t
+	if unix.Access(memory, unix.W_OK) == nil && unix.Statfs(memory, &st) == nil && st.Bavail*uint64(st.Bsize) >= enough {
 		return memory
 	}
 	return os.TempDir()
+}
+
+// clearUp removes the directory, and what a test that was ended has mounted below it.
+func clearUp(dir string) {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for _, line := range strings.Split(string(mounts), "\n") {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			_ = unix.Unmount(fields[4], unix.MNT_DETACH)
+		}
+	}
+	_ = os.RemoveAll(dir)
 }
 
 // tests lists the tests of the binary that match.
