@@ -34,9 +34,14 @@ func OpenBuildKit(ctx context.Context, driver, root string, options ...engine.Op
 	return openBuildKit(ctx, &BuildKit{name: "buildkit", driver: driver, root: root, options: options})
 }
 
-// OpenMoby opens the snapshotter inside dockerd 28.5.2's builder in the same way.
-func OpenMoby(ctx context.Context, driver, root string) (*BuildKit, error) {
-	return openBuildKit(ctx, &BuildKit{name: "moby", stock: true, driver: driver, root: root})
+// OpenMoby opens the snapshotter inside dockerd 28.5.2's builder in the same way. It
+// tells nothing of itself.
+func OpenMoby(ctx context.Context, driver, root string) (target.Target, error) {
+	t, err := openBuildKit(ctx, &BuildKit{name: "moby", stock: true, driver: driver, root: root})
+	if err != nil {
+		return nil, err
+	}
+	return struct{ target.Target }{t}, nil
 }
 
 func openBuildKit(ctx context.Context, t *BuildKit) (*BuildKit, error) {
