@@ -18,6 +18,7 @@ type Resident struct {
 	Parent  string
 	GraphID string // of the directory, that of the parent for a view of one
 	Owned   bool   // the directory came into being with the snapshot
+	Layer   Layer  // that it is or was exported as, with its reference; nil for none
 	Pins    bool   // it is counted among the children of its parent
 
 	Children int // that the engine counts
@@ -38,6 +39,7 @@ func (e *Engine) Census(ctx context.Context) ([]Resident, []mounts.Entry, error)
 		r := Resident{Key: key, Children: int(s.children), Holds: int(s.holds), Leases: slices.Clone(s.leases), Unwanted: s.unwanted()}
 		if b := s.visible(); b != nil {
 			r.Present, r.Kind, r.Parent, r.GraphID = true, b.kind, b.parent, b.graphID
+			r.Layer = b.layer
 			r.Owned, r.Pins = b.owned(), b.pins()
 		}
 		all = append(all, r)

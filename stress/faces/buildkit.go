@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	_ "github.com/docker/docker/daemon/graphdriver/btrfs" // empty without a C compiler
 	_ "github.com/docker/docker/daemon/graphdriver/vfs"   // by its name
+	"github.com/docker/docker/layer"
 
 	"github.com/graphsnap/graphsnap/engine"
 	"github.com/graphsnap/graphsnap/stress/peer"
@@ -70,7 +71,7 @@ func (t *BuildKit) open(ctx context.Context) error {
 
 // Traits implements target.Target.
 func (t *BuildKit) Traits() target.Traits {
-	return target.Traits{Name: t.name, Driver: t.driver, Leased: true}
+	return target.Traits{Name: t.name, Driver: t.driver, Leased: true, Layers: true}
 }
 
 // Stats implements target.Telling.
@@ -94,6 +95,18 @@ func (t *BuildKit) Mounts(ctx context.Context, key string) (target.Mountable, er
 		return nil, err
 	}
 	return m, nil
+}
+
+// EnsureLayer implements target.Target.
+func (t *BuildKit) EnsureLayer(ctx context.Context, key string) ([]string, error) {
+	ids, err := t.Snapshotter.(interface {
+		EnsureLayer(context.Context, string) ([]layer.DiffID, error)
+	}).EnsureLayer(ctx, key)
+	all := make([]string, len(ids))
+	for i, id := range ids {
+		all[i] = id.String()
+	}
+	return all, err
 }
 
 // Remove implements target.Target. That of Docker ends a lease.

@@ -55,6 +55,9 @@ func (t *Stock) Update(ctx context.Context, info snapshots.Info, paths ...string
 
 var errNone = fmt.Errorf("it has no such call: %w", errdefs.ErrNotImplemented)
 
+// EnsureLayer implements target.Target.
+func (t *Stock) EnsureLayer(context.Context, string) ([]string, error) { return nil, errNone }
+
 // CreateLease implements target.Target.
 func (t *Stock) CreateLease(context.Context, string) error { return errNone }
 

@@ -138,6 +138,8 @@ func changes(o Operation) bool {
 		return false
 	case model.AddLease:
 		return true
+	case model.EnsureLayer: // which reads as much as it changes
+		return o.Output.Class == model.OK
 	}
 	switch o.Output.Class {
 	case model.OK, model.Unknown:

@@ -17,7 +17,7 @@ type Model struct {
 // leases that ended, then for each key and each handle its fields.
 const (
 	header = 2
-	width  = 8
+	width  = 9
 	wide   = 2
 
 	atKind   = 0
@@ -25,6 +25,7 @@ const (
 	atLeased = 2 // a lease ended that named it, or its creation failed and is undone
 	atLeases = 3 // two bytes
 	atLabels = 5 // two bytes
+	atLayer  = 8 // that it was said to be
 	atGhosts = 7 // a snapshot on top of it was removed, and may count still
 
 	atTarget = 0 // key plus one of what the handle belongs to, 0 when that is gone
@@ -67,7 +68,7 @@ func (w work) held(k int8) bool {
 // drop makes the snapshot absent. The leases stay: they name the key.
 func (w work) drop(k int8) {
 	s := w.snapshot(k)
-	s[atKind], s[atParent], s[atLabels], s[atLabels+1], s[atGhosts] = 0, 0, 0, 0, 0
+	s[atKind], s[atParent], s[atLabels], s[atLabels+1], s[atGhosts], s[atLayer] = 0, 0, 0, 0, 0, 0
 	if !w.m.Leased {
 		s[atLeased] = 0
 	}
@@ -102,6 +103,14 @@ func (w work) vanishChildren(k int8) bool {
 		}
 	}
 	return true
+}
+
+// depth is how many snapshots the one stands on, itself included.
+func (w work) depth(k int8) (n byte) {
+	for ; k != None; k = int8(w.snapshot(k)[atParent]) - 1 {
+		n++
+	}
+	return n
 }
 
 func (w work) children(k int8) bool {
@@ -338,6 +347,25 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 			w.snapshot(p)[atGhosts] = 1
 		}
 		w.drop(in.Key)
+		return one(w)
+	case EnsureLayer:
+		s := w.snapshot(in.Key)
+		switch out.Class {
+		case NotFound:
+			return absent(in.Key)
+		case Precondition:
+			return is(w.present(in.Key) && s[atKind] != Committed)
+		}
+		if s[atKind] != Committed {
+			return nil
+		}
+		if assumed {
+			return is(true)
+		}
+		if out.Depth != w.depth(in.Key) || s[atLayer] != 0 && s[atLayer] != out.Layer {
+			return nil
+		}
+		s[atLayer] = out.Layer
 		return one(w)
 	case Restart:
 		for k := range int8(m.Keys) {

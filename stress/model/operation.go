@@ -24,9 +24,10 @@ const (
 	EndLease
 	Remove
 	Restart // all processes begin anew, with nothing mounted
+	EnsureLayer
 )
 
-var kinds = [...]string{"Prepare", "View", "Commit", "Stat", "Update", "Usage", "Mounts", "Mount", "Release", "AddLease", "RemoveLease", "EndLease", "Remove", "Restart"}
+var kinds = [...]string{"Prepare", "View", "Commit", "Stat", "Update", "Usage", "Mounts", "Mount", "Release", "AddLease", "RemoveLease", "EndLease", "Remove", "Restart", "EnsureLayer"}
 
 func (k Kind) String() string { return kinds[k] }
 
@@ -67,6 +68,8 @@ type Output struct {
 	Class    Class
 	Snapshot Snapshot // of Stat and Update
 	Writable bool     // of Mount
+	Layer    byte     // of EnsureLayer, not 0
+	Depth    byte     // of EnsureLayer: the layers that it consists of
 	// Beside tells of Remove that a call was under way at some moment of it that makes
 	// a snapshot of the key, on top of it, or mounts of it.
 	Beside bool
@@ -112,7 +115,7 @@ func Describe(in Input, out Output) string {
 		fmt.Fprintf(&b, "l%d, %s", in.Lease, key(in.Key))
 	case EndLease:
 		fmt.Fprintf(&b, "l%d", in.Lease)
-	case Stat, Usage, Remove:
+	case Stat, Usage, Remove, EnsureLayer:
 		b.WriteString(key(in.Key))
 	}
 	switch in.Kind {
@@ -131,6 +134,8 @@ func Describe(in Input, out Output) string {
 	case Stat, Update:
 		fmt.Fprintf(&b, ": %s on %s, labels %d %d", [...]string{"absent", "active", "view", "committed"}[out.Snapshot.Kind],
 			key(out.Snapshot.Parent), out.Snapshot.Labels[0], out.Snapshot.Labels[1])
+	case EnsureLayer:
+		fmt.Fprintf(&b, ": layer %d of %d", out.Layer, out.Depth)
 	case Mount:
 		if out.Writable {
 			b.WriteString(": writable")

@@ -230,6 +230,12 @@ func (p *Process) Remove(ctx context.Context, key string) error {
 	return err
 }
 
+// EnsureLayer implements target.Target.
+func (p *Process) EnsureLayer(ctx context.Context, key string) ([]string, error) {
+	a, err := p.call(ctx, Request{Call: "ensure-layer", Key: key})
+	return a.Lines, err
+}
+
 // CreateLease implements target.Target.
 func (p *Process) CreateLease(ctx context.Context, lease string) error {
 	_, err := p.call(ctx, Request{Call: "create-lease", Lease: lease})

@@ -128,6 +128,8 @@ func (s *server) do(ctx context.Context, r Request, a *Answer) (err error) {
 		err = release()
 	case "remove":
 		err = t.Remove(ctx, r.Key)
+	case "ensure-layer":
+		a.Lines, err = t.EnsureLayer(ctx, r.Key)
 	case "create-lease":
 		err = t.CreateLease(ctx, r.Lease)
 	case "add-lease":

@@ -38,9 +38,10 @@ type family struct {
 	history *history.History
 	keys    []string
 	numbers map[string]int8
-	mu      sync.Mutex   // held while a lease is made
-	leases  atomic.Int32 // that were made
-	users   []users      // of each key
+	mu      sync.Mutex      // held while a lease is made, or a layer gets its number
+	leases  atomic.Int32    // that were made
+	users   []users         // of each key
+	layers  map[string]byte // numbers of layers, by their diff IDs
 }
 
 // users counts the calls that make a snapshot of a key, on top of it, or mounts of it.
@@ -63,7 +64,7 @@ func (f *family) watch(k int8) (used func() bool) {
 
 func (r *runner) newFamily(w *workload.Workload, name string) *family {
 	traits := r.target.Traits()
-	f := &family{r: r, w: w, name: name, numbers: map[string]int8{}, history: &history.History{Family: name, Model: &model.Model{
+	f := &family{r: r, w: w, name: name, numbers: map[string]int8{}, layers: map[string]byte{}, history: &history.History{Family: name, Model: &model.Model{
 		Keys: w.Family, Handles: w.Group * handlesEach, Leased: traits.Leased, Keeps: traits.Keeps,
 	}}}
 	f.users = make([]users, w.Family)
@@ -194,6 +195,8 @@ func (c *client) classify(in model.Input, err error) model.Class {
 	switch {
 	case err == nil:
 		return model.OK
+	case in.Kind == model.EnsureLayer && errors.Is(err, context.DeadlineExceeded):
+		return model.Failed // it waited for a mount
 	case errors.Is(err, persist.ErrIndeterminate) && fails:
 		return model.Unknown
 	case errors.Is(err, target.ErrDied) && c.r.config.Kill > 0:
@@ -346,6 +349,11 @@ func (c *client) step(ctx context.Context) {
 		return
 	case "remove":
 		in.Kind, in.Key = model.Remove, c.Key()
+	case "ensure-layer":
+		if !c.r.target.Traits().Layers {
+			return
+		}
+		in.Kind, in.Key = model.EnsureLayer, c.Key()
 	}
 	c.perform(ctx, in)
 }

@@ -2,6 +2,8 @@ package run
 
 import (
 	"context"
+	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 
@@ -62,9 +64,34 @@ func (c *client) perform(ctx context.Context, in model.Input) {
 		})
 	case model.EndLease:
 		_ = c.endLease(ctx, in.Lease, false)
+	case model.EnsureLayer:
+		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			ctx, cancel := context.WithTimeout(ctx, layerPatience)
+			defer cancel()
+			ids, err := t.EnsureLayer(ctx, c.key(in.Key))
+			if err == nil {
+				o.Layer, o.Depth = c.layer(ids), byte(len(ids))
+			}
+			return o, err
+		})
 	case model.Remove:
 		_ = c.remove(ctx, in.Key)
 	}
+}
+
+// layerPatience is how long a client waits for a layer: while a mount is held that the
+// snapshot could be written through there is none, and it may hold that mount itself.
+const layerPatience = 100 * time.Millisecond
+
+// layer is the number of the layer that consists of those diff IDs.
+func (f *family) layer(diffIDs []string) byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id := strings.Join(diffIDs, " ")
+	if f.layers[id] == 0 {
+		f.layers[id] = byte(len(f.layers) + 1)
+	}
+	return f.layers[id]
 }
 
 // handle returns the one of that number, nil for none.

@@ -80,8 +80,11 @@ func (t *Engine) disagreements(ctx context.Context) (wrong []string) {
 			complain("%q counts %d holds", r.Key, r.Holds)
 		}
 	}
+	if t.layers != nil {
+		t.layers.disagreements(all, complain)
+	}
 	for id := range directories {
-		if owners[id] == "" {
+		if owners[id] == "" && !t.layers.owns(id) {
 			complain("the directory %q has no snapshot", id)
 		}
 	}
@@ -138,7 +141,7 @@ func (t *Engine) AuditClosed(ctx context.Context) (wrong []string) {
 		complain("%v", err)
 	}
 	for id := range directories {
-		if !recorded[id] {
+		if !recorded[id] && !t.layers.owns(id) {
 			complain("the directory %q has no record", id)
 		}
 	}

@@ -21,6 +21,7 @@ type Engine struct {
 
 	driver  Driver
 	leases  *memoryLeases
+	layers  *Layers // nil for none
 	root    string
 	options []engine.Option
 
@@ -28,8 +29,13 @@ type Engine struct {
 }
 
 // OpenEngine opens the engine on driver with its database in root.
+//
+// On a Null there is a layer store in memory.
 func OpenEngine(ctx context.Context, driver Driver, root string, options ...engine.Option) (*Engine, error) {
 	t := newEngine(driver, root, options)
+	if d, ok := driver.(*Null); ok {
+		t.layers = NewLayers(d)
+	}
 	return t, t.begin(ctx)
 }
 
@@ -88,6 +94,9 @@ func (t *Engine) open(ctx context.Context) error {
 	if t.leases != nil {
 		c.Leases = t.leases
 	}
+	if t.layers != nil {
+		c.Layers = t.layers
+	}
 	e, err := engine.Open(ctx, c, t.options...)
 	if err == nil {
 		t.engine = e
@@ -100,7 +109,7 @@ func (t *Engine) Opened() *engine.Engine { return t.engine }
 
 // Traits implements Target.
 func (t *Engine) Traits() Traits {
-	return Traits{Name: "engine", Driver: t.driver.Name(), Leased: t.leases != nil}
+	return Traits{Name: "engine", Driver: t.driver.Name(), Leased: t.leases != nil, Layers: t.layers != nil}
 }
 
 // Stats implements Telling.
@@ -157,6 +166,15 @@ func (t *Engine) Mounts(ctx context.Context, key string) (Mountable, error) {
 	return m, nil
 }
 
+// EnsureLayer implements Target.
+func (t *Engine) EnsureLayer(ctx context.Context, key string) ([]string, error) {
+	l, err := t.engine.EnsureLayer(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return l.DiffIDs(), nil
+}
+
 // Remove implements Target.
 func (t *Engine) Remove(ctx context.Context, key string) error { return t.engine.Remove(ctx, key) }
 
@@ -207,7 +225,11 @@ func (t *Engine) EndLease(_ context.Context, lease string, expire bool) error {
 
 // Restart implements Target.
 func (t *Engine) Restart(ctx context.Context) error {
-	return errors.Join(t.engine.Close(), t.open(ctx))
+	closing := t.engine.Close()
+	if t.layers != nil {
+		t.layers.forget()
+	}
+	return errors.Join(closing, t.open(ctx))
 }
 
 // Close implements Target.

@@ -132,6 +132,23 @@ func (d *Null) Remove(id string) error {
 	return d.journal.add("remove", id)
 }
 
+// drop deletes the directory, whatever faults there are.
+func (d *Null) drop(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.parents, id)
+	_ = d.journal.add("remove", id)
+}
+
+// standsOn complains where the directory was not created on top of that of parent.
+func (d *Null) standsOn(id, parent string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if on, ok := d.parents[id]; !ok || on != parent {
+		d.complain("the directory %q is to become a layer on %q and stands on %q", id, parent, on)
+	}
+}
+
 // Exists implements engine.Driver.
 func (d *Null) Exists(id string) bool {
 	d.mu.Lock()

@@ -23,6 +23,9 @@ type Target interface {
 	Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error
 	Mounts(ctx context.Context, key string) (Mountable, error)
 	Remove(ctx context.Context, key string) error
+	// EnsureLayer makes a committed snapshot, and those that it stands on, layers, and
+	// returns their diff IDs, lowest first.
+	EnsureLayer(ctx context.Context, key string) ([]string, error)
 
 	// CreateLease makes a lease, whose ID was never used.
 	CreateLease(ctx context.Context, lease string) error
@@ -55,6 +58,8 @@ type Traits struct {
 	// Keeps says that nobody releases mounts: what Prepare, View and Mounts handed out
 	// is held until the snapshot is removed.
 	Keeps bool
+	// Layers says that there is a layer store.
+	Layers bool
 }
 
 // Driver is a graph driver whose directories and mounts can be looked at. It outlives

@@ -18,7 +18,7 @@ import (
 // behind the lease manager's back.
 var operations = []string{
 	"prepare", "view", "commit", "stat", "update", "usage", "walk", "mounts", "mount", "release",
-	"add-lease", "remove-lease", "end-lease", "expire", "remove",
+	"add-lease", "remove-lease", "end-lease", "expire", "remove", "ensure-layer",
 }
 
 // Distribution says which keys of a family are used.
@@ -47,7 +47,7 @@ type Workload struct {
 
 var everything = map[string]int{
 	"prepare": 22, "view": 6, "commit": 12, "stat": 20, "update": 5, "usage": 3, "walk": 1, "mounts": 6, "mount": 8, "release": 8,
-	"add-lease": 5, "remove-lease": 2, "end-lease": 3, "expire": 1, "remove": 1,
+	"add-lease": 5, "remove-lease": 2, "end-lease": 3, "expire": 1, "remove": 1, "ensure-layer": 3,
 }
 
 func but(changes map[string]int) map[string]int {
