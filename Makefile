@@ -197,7 +197,8 @@ stress: replays
 	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 200000 -restart 5s -checkpoint 10s \
 		-fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,database.error=0.001,database.panic=0.001,database.full=0.005,database.delay=0.05,cancel=0.02
 	.ci/with-scratch $(STRESS) -workload four-keys -clients 64 -ops 700000
-	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 20000
+	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 20000 -report "$$PWD/.build/stress.html"
+	.ci/with-scratch $(STRESS) -workload writes -clients 64 -duration 500ms -rounds 2 -sweep batch=1,64 -report "$$PWD/.build/stress-sweep.html"
 	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 10000 -restart 5s \
 		-fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,layers.error=0.01,layers.panic=0.005,database.error=0.001,database.panic=0.001,database.full=0.005,database.delay=0.05,cancel=0.05
 	.ci/with-scratch $(STRESS) -clients 64 -ops 30000 -kill 500ms
@@ -216,3 +217,10 @@ stress: replays
 record-trace: setup-test .build/buildkitd-v0.34.2 $(BUILDCTL)
 	go build -o .build/record ./stress/trace/record
 	.ci/with-scratch .ci/record-trace "$$PWD/.build/record" "$$PWD/stress/testdata/demo.trace.gz"
+
+# Pages in .build: a minute on overlay2, and what the size of a batch buys.
+.PHONY: report
+report:
+	go build -o $(STRESS) ./stress
+	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -duration 1m -report "$$PWD/.build/stress.html"
+	.ci/with-scratch $(STRESS) -workload writes -duration 5s -sweep batch=1,16,64,1024 -report "$$PWD/.build/stress-sweep.html"

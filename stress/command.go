@@ -40,7 +40,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if s.scripts {
 		return s.play(ctx, root, out)
 	}
-	all := &report.Report{Command: line(args), Machine: report.ThisMachine(root)}
+	all := &report.Report{Command: again(args), Machine: report.ThisMachine(root)}
 	all.Contenders, err = s.contest(ctx, root)
 	if all.Drop(); len(all.Contenders) == 0 {
 		return err
@@ -54,8 +54,8 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
-// line is the command with args, in a build like this one.
-func line(args []string) string {
+// again is the command with args, in a build like this one.
+func again(args []string) string {
 	words := []string{"go run -race"}
 	if crashpoint.Enabled {
 		words = append(words, "-tags crashpoints")

@@ -27,10 +27,15 @@ func main() {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "stress:", strings.TrimSuffix(err.Error(), ": "+errUsage.Error()))
+		fmt.Fprintln(os.Stderr, "stress:", line(strings.TrimSuffix(err.Error(), ": "+errUsage.Error())))
 		os.Exit(2)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "stress:", err)
 		os.Exit(1)
 	}
+}
+
+// line makes one of what a program that was called may have said in several.
+func line(message string) string {
+	return strings.TrimRight(strings.Join(strings.Split(strings.TrimSpace(message), "\n"), "; "), ": ")
 }

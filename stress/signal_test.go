@@ -38,19 +38,15 @@ func program(args ...string) (_ *exec.Cmd, out, errs *bytes.Buffer) {
 }
 
 func TestWhatCannotBeginEndsWithTwoAndALine(t *testing.T) {
-	// Not on btrfs whatever the file system of other directories is.
-	memory, err := os.MkdirTemp("/dev/shm", "stress-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(memory)
+	root := t.TempDir()
 	for line, want := range map[string]string{
-		"-nonsense":                             "nonsense",
-		"-report /nowhere/report.html":          "/nowhere/report.html",
-		"-json /nowhere/report.json":            "/nowhere/report.json",
-		"-driver btrfs -ops 10 -root " + memory: "graphsnap on btrfs",
+		"-nonsense":                           "nonsense",
+		"-report /nowhere/report.html":        "/nowhere/report.html",
+		"-json /nowhere/report.json":          "/nowhere/report.json",
+		"-driver btrfs -ops 10 -root " + root: "mkfs.btrfs",
 	} {
 		cmd, out, errs := program(strings.Fields(line)...)
+		cmd.Env = append(cmd.Env, "PATH=/nowhere") // no mkfs there
 		err := cmd.Run()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitCode() != 2 {
@@ -61,7 +57,7 @@ func TestWhatCannotBeginEndsWithTwoAndALine(t *testing.T) {
 			t.Errorf("%s: %q on stderr, %q on stdout", line, message, out)
 		}
 	}
-	if left, err := os.ReadDir(memory); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
 		t.Errorf("%v is left (%v)", left, err)
 	}
 }
