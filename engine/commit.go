@@ -107,7 +107,7 @@ type commit struct {
 func (m *commit) Handle(o *owner) {
 	s := *o.Value().plain()
 	switch {
-	case s.visible() == nil:
+	case s.own() == nil:
 		m.Fail(errNotFound(o.Key()))
 		return
 	case s.body.kind != snapshots.KindActive:

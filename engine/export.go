@@ -262,7 +262,7 @@ type exporting struct {
 func (m *exporting) Handle(o *owner) {
 	s := *o.Value().plain()
 	switch {
-	case s.visible() == nil:
+	case s.own() == nil:
 		m.Fail(errNotFound(o.Key()))
 		return
 	case s.body.layer != nil:

@@ -156,7 +156,7 @@ type borrow struct {
 
 func (m *borrow) Handle(o *owner) {
 	s := *o.Value().plain()
-	switch b := s.visible(); {
+	switch b := s.own(); {
 	case b != nil && b.kind != snapshots.KindCommitted:
 		m.Fail(fmt.Errorf("snapshot %q is not committed: %w", o.Key(), errdefs.ErrFailedPrecondition))
 		return

@@ -49,7 +49,7 @@ type pin struct{ question[*body] }
 func (m *pin) Handle(o *owner) {
 	s := *o.Value().plain()
 	switch {
-	case s.visible() == nil:
+	case s.own() == nil:
 		m.Fail(fmt.Errorf("parent: %w", errNotFound(o.Key())))
 		return
 	case s.body.kind != snapshots.KindCommitted:

@@ -133,6 +133,17 @@ func (s *state) visible() *body {
 	return s.body
 }
 
+// own is visible for the owner of the key, of a state that it made plain. The name of
+// a Commit is there if it was at that moment: the owner of the other key may end the
+// Commit amid a handler, which must not find a snapshot then and take its body, which
+// is in the flip, from the state.
+func (s *state) own() *body {
+	if s.phase != present {
+		return nil
+	}
+	return s.body
+}
+
 // plain returns the state without a flip that is done.
 func (s *state) plain() *state {
 	if s == nil {

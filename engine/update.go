@@ -99,7 +99,7 @@ type update struct {
 
 func (m *update) Handle(o *owner) {
 	s := *o.Value().plain()
-	if s.visible() == nil {
+	if s.own() == nil {
 		m.Fail(errNotFound(o.Key()))
 		return
 	}

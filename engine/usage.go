@@ -105,7 +105,7 @@ type measured struct {
 
 func (m *measured) Handle(o *owner) {
 	s := *o.Value().plain()
-	if s.is(m.body) && !s.body.measured {
+	if own := s.own(); own != nil && own.serial == m.body.serial && !own.measured {
 		b := *s.body
 		b.measured, b.usage = true, m.usage
 		m.e.db.Later(persist.Put(b.record(o.Key())))
