@@ -85,7 +85,7 @@ func onEachDriver(t *testing.T, test func(t *testing.T, s *site)) {
 }
 
 var boundsOf1 = []engine.Option{
-	engine.WithMailbox(1), engine.WithMountsMailbox(1), engine.WithWriteQueue(1), engine.WithBatch(1),
+	engine.WithWriteQueue(1), engine.WithBatch(1),
 	engine.WithDriverParallelism(1), engine.WithScanParallelism(1), engine.WithRemovalParallelism(1),
 }
 

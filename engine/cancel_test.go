@@ -112,9 +112,11 @@ func TestCancelledAtEveryLookLeavesNothing(t *testing.T) {
 
 // everyBoundOne are the options that bound something.
 var everyBoundOne = []Option{
-	WithMailbox(1), WithMountsMailbox(1), WithWriteQueue(1), WithBatch(1),
+	mailboxesOf1, WithWriteQueue(1), WithBatch(1),
 	WithDriverParallelism(1), WithScanParallelism(1), WithRemovalParallelism(1),
 }
+
+func mailboxesOf1(o *options) { o.mailbox, o.mountsMailbox = 1, 1 }
 
 // stall keeps the owner of a key busy until it is told to go on.
 type stall struct {
@@ -147,7 +149,7 @@ func TestCancelledWhileQueued(t *testing.T) {
 		for _, key := range keys {
 			for _, full := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/full=%v", name, key, full), func(t *testing.T) {
-					h := furnished(t, WithMailbox(1))
+					h := furnished(t, mailboxesOf1)
 					goOn := h.block(key)
 					if full {
 						must(t, h.keys.Send(context.Background(), key, &unhold{question[done]{e: h.Engine}, &body{}}))

@@ -15,8 +15,6 @@ import (
 // tunable are the options of the engine under the names that a sweep calls them by.
 // They answer nil for a value that leaves the engine as it is.
 var tunable = map[string]func(value string) (engine.Option, error){
-	"mailbox":             bound(engine.WithMailbox),
-	"mounts-mailbox":      bound(engine.WithMountsMailbox),
 	"write-queue":         bound(engine.WithWriteQueue),
 	"batch":               bound(engine.WithBatch),
 	"driver-parallelism":  bound(engine.WithDriverParallelism),

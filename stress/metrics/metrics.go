@@ -107,6 +107,7 @@ type Result struct {
 	Operations  map[string]*Operation
 	Samples     []Sample
 	DriverCalls map[string]uint64 // where the driver counts them
+	Directories *int              // that the driver had when the last call ended, nil where it does not tell
 	Faults      map[string]uint64 // injected, by kind
 	Restarts    int
 	Verdict     Verdict

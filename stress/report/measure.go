@@ -55,9 +55,10 @@ var Measures = []Measure{
 	peak("peak of owners at work", func(s *engine.Stats) float64 { return float64(s.Keys) }),
 	peak("peak of directories to delete", func(s *engine.Stats) float64 { return float64(s.Pending.Directories) }),
 	{Name: "directories left", Of: func(r *metrics.Result) (float64, bool) {
-		// As far as the driver counts, and deletes what it is asked to.
-		made, ok := r.DriverCalls["Create"]
-		return float64(made) - float64(r.DriverCalls["Remove"]), ok
+		if r.Directories == nil {
+			return 0, false
+		}
+		return float64(*r.Directories), true
 	}},
 	{Name: "peak of goroutines", Of: func(r *metrics.Result) (float64, bool) {
 		return most(r, func(s metrics.Sample) float64 { return float64(s.Goroutines) })

@@ -142,6 +142,7 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	}
 	_ = groups.Wait()
 	elapsed := time.Since(r.began)
+	left := directories(t)
 	endMeasured()
 	r.sample()
 	close(finished)
@@ -153,7 +154,7 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	traits := t.Traits()
 	result := &metrics.Result{
 		Target: traits.Name, Driver: traits.Driver, Workload: c.Workload.Name, Seed: c.Seed, Clients: c.Clients,
-		Elapsed: elapsed, Faults: c.Faults.Counts(), Restarts: int(r.round.Load()),
+		Elapsed: elapsed, Directories: left, Faults: c.Faults.Counts(), Restarts: int(r.round.Load()),
 	}
 	r.recorder.Fill(result)
 	if d, ok := t.(target.Counting); ok {
@@ -178,6 +179,20 @@ func newRunner(t target.Target, c Config) *runner {
 		gate: semaphore.NewWeighted(everybody), open: map[*family]bool{}, began: time.Now(),
 		refusals: make(chan struct{}, 1),
 	}
+}
+
+// directories counts those of the driver, nil where t does not tell.
+func directories(t target.Target) *int {
+	d, ok := t.(target.Counting)
+	if !ok {
+		return nil
+	}
+	all, err := d.Directories()
+	if err != nil {
+		return nil
+	}
+	n := len(all)
+	return &n
 }
 
 // every calls f again and again until ctx ends.

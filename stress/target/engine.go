@@ -118,6 +118,9 @@ func (t *Engine) Stats() engine.Stats { return t.engine.Stats() }
 // DriverCalls implements Counting.
 func (t *Engine) DriverCalls() map[string]uint64 { return t.driver.Calls() }
 
+// Directories implements Counting.
+func (t *Engine) Directories() (map[string]bool, error) { return t.driver.Directories() }
+
 // Prepare implements Target.
 func (t *Engine) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) error {
 	return t.engine.Prepare(ctx, key, parent, opts...)

@@ -107,7 +107,9 @@ type Mortal interface {
 // which the target died. What was asked may have happened.
 var ErrDied = errors.New("the target died")
 
-// Counting is a target whose driver counts calls.
+// Counting is a target whose driver counts calls and knows its directories.
 type Counting interface {
 	DriverCalls() map[string]uint64
+	// Directories returns the graph IDs that have one.
+	Directories() (map[string]bool, error)
 }
