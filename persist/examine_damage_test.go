@@ -388,3 +388,35 @@ func TestRepairOfRemovals(t *testing.T) {
 		t.Errorf("%d removals are left, of which one is sound: %v", len(got), got["sound"])
 	}
 }
+
+// What lies where it does not belong is taken where there is nothing else, and fields
+// of two versions of a record are not mixed.
+func TestDoubtfulContentsFillInOnly(t *testing.T) {
+	tree := func(values string, buckets map[string]*bucketTree) *bucketTree {
+		b := &bucketTree{values: map[string][]byte{}, buckets: buckets}
+		for _, field := range strings.Fields(values) {
+			key, value, _ := strings.Cut(field, "=")
+			b.values[key] = []byte(value)
+		}
+		return b
+	}
+	got := tree("a=1", map[string]*bucketTree{"k": tree("f=1", nil), bucketSnapshots: tree("x=1", nil)})
+	got.add(tree("a=2 b=2", map[string]*bucketTree{"k": tree("f=2 g=2", nil), "new": tree("f=2", nil), bucketSnapshots: tree("x=2 y=2", nil)}))
+	want := tree("a=1 b=2", map[string]*bucketTree{"k": tree("f=1", nil), "new": tree("f=2", nil), bucketSnapshots: tree("x=1 y=2", nil)})
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestMutationsThatCannotBe(t *testing.T) {
+	for _, m := range []Mutation{Remove("", "g"), Remove("k", ""), Discard("", "g"), Discard("", ""), Discard("k", "\x00"), Removing(""), Delete("")} {
+		if err := m.check(); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%+v: %v", m, err)
+		}
+	}
+	for _, m := range []Mutation{Remove("k", "g"), Discard("k", "g"), Discard("k", "")} {
+		if err := m.check(); err != nil {
+			t.Errorf("%+v: %v", m, err)
+		}
+	}
+}
