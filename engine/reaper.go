@@ -175,10 +175,10 @@ func (r *reaper) reap(ctx context.Context, l *listing, keys []string) {
 			}
 			g.Go(func() error {
 				parent, err := r.e.removeUnwanted(ctx, l, key)
-				// Such as a full disk, or a driver that could not unmount. After other
-				// failures of the database nothing works until it is opened again.
-				refused := errdefs.IsUnavailable(err) && !errors.Is(err, persist.ErrNoRoom)
-				if err != nil && !refused {
+				// Such as a full disk, or a driver that could not unmount, whatever the
+				// class of its error. Where the database refuses all writes nothing works
+				// until it is opened again.
+				if err != nil && r.e.db.Err() == nil {
 					r.failed.Store(true)
 				}
 				if err != nil && ctx.Err() == nil && !errdefs.IsUnavailable(err) {

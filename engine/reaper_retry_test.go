@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
+
+	"github.com/containerd/errdefs"
 )
 
 // A snapshot whose directory could not be unmounted is removed when it can be,
@@ -23,7 +25,7 @@ func TestRemovalThatFailedIsTriedAgain(t *testing.T) {
 	h.driver.mu.Lock()
 	h.driver.before = func(call, _ string) error {
 		if call == "Put" && refused.Add(1) <= 2 { // by the release, and by the removal
-			return errors.New("busy")
+			return fmt.Errorf("busy: %w", errdefs.ErrUnavailable) // as if the database refused
 		}
 		return nil
 	}

@@ -23,15 +23,25 @@ type leaseCommits struct {
 	leases.Manager // containerd's, which reads
 
 	db      *ctdmetadata.DB
+	current currentTx      // that changes are made in
+	changes leases.Manager // containerd's, on current
 	mailbox *actors.Mailbox[*leaseChange]
 	done    chan struct{} // closed when everything was answered
 }
 
-// leaseChange does something to leases in the transaction of its context.
+// leaseChange does something to leases in the current transaction.
 type leaseChange struct {
-	apply func(tx *bolt.Tx) error
+	apply func() error
 	actors.Reply[struct{}]
 }
+
+// currentTx is a database that has but the transaction that is under way. What is
+// applied through it runs inside an Update of the real one, so containerd's garbage
+// collection keeps off as ever.
+type currentTx struct{ tx *bolt.Tx }
+
+func (c *currentTx) View(fn func(*bolt.Tx) error) error   { return fn(c.tx) }
+func (c *currentTx) Update(fn func(*bolt.Tx) error) error { return fn(c.tx) }
 
 const (
 	leaseQueue = 1024 // changes that wait; more wait in their callers
@@ -45,6 +55,7 @@ func newLeaseCommits(db *ctdmetadata.DB) *leaseCommits {
 		mailbox: actors.NewMailbox[*leaseChange]("lease database", leaseQueue),
 		done:    make(chan struct{}),
 	}
+	m.changes = ctdmetadata.NewLeaseManager(ctdmetadata.NewDB(&m.current, nil, nil))
 	go m.run()
 	return m
 }
@@ -58,17 +69,15 @@ func (m *leaseCommits) Close() error {
 
 // change returns when what f does is durable, or was refused. The end of ctx ends
 // the wait for room in the queue.
-func (m *leaseCommits) change(ctx context.Context, f func(ctx context.Context) error) error {
-	c := &leaseChange{apply: func(tx *bolt.Tx) error {
-		return f(ctdmetadata.WithTransactionContext(ctx, tx))
-	}}
+func (m *leaseCommits) change(ctx context.Context, f func() error) error {
+	c := &leaseChange{apply: f}
 	_, err := actors.Call(ctx, m.mailbox, c, &c.Reply)
 	return err
 }
 
 func (m *leaseCommits) Create(ctx context.Context, opts ...leases.Opt) (l leases.Lease, err error) {
-	err = m.change(ctx, func(ctx context.Context) (err error) {
-		l, err = m.Manager.Create(ctx, opts...)
+	err = m.change(ctx, func() (err error) {
+		l, err = m.changes.Create(ctx, opts...)
 		return err
 	})
 	if err != nil {
@@ -78,15 +87,15 @@ func (m *leaseCommits) Create(ctx context.Context, opts ...leases.Opt) (l leases
 }
 
 func (m *leaseCommits) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
-	return m.change(ctx, func(ctx context.Context) error { return m.Manager.Delete(ctx, l, opts...) })
+	return m.change(ctx, func() error { return m.changes.Delete(ctx, l, opts...) })
 }
 
 func (m *leaseCommits) AddResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
-	return m.change(ctx, func(ctx context.Context) error { return m.Manager.AddResource(ctx, l, r) })
+	return m.change(ctx, func() error { return m.changes.AddResource(ctx, l, r) })
 }
 
 func (m *leaseCommits) DeleteResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
-	return m.change(ctx, func(ctx context.Context) error { return m.Manager.DeleteResource(ctx, l, r) })
+	return m.change(ctx, func() error { return m.changes.DeleteResource(ctx, l, r) })
 }
 
 func (m *leaseCommits) run() {
@@ -108,8 +117,9 @@ func (m *leaseCommits) commit(batch []*leaseChange) []*leaseChange {
 	for {
 		var failed *leaseChange
 		err := m.db.Update(func(tx *bolt.Tx) error {
+			m.current.tx = tx
 			for i := 0; i < len(batch); i++ {
-				if err := batch[i].apply(tx); err != nil {
+				if err := batch[i].apply(); err != nil {
 					failed = batch[i]
 					batch = append(batch[:i], batch[i+1:]...)
 					return err

@@ -36,7 +36,7 @@ func TestChangesOfLeasesShareATransaction(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	enter := sync.OnceFunc(func() { close(entered) })
 	g.Go(func() {
-		if err := m.change(ctx, func(context.Context) error { enter(); <-release; return nil }); err != nil {
+		if err := m.change(ctx, func() error { enter(); <-release; return nil }); err != nil {
 			t.Errorf("the change before: %v", err)
 		}
 	})

@@ -45,6 +45,10 @@ func (t *Engine) disagreements(ctx context.Context) (wrong []string) {
 		complain("%d directories are still to be deleted", n)
 	}
 	children, owners := map[string]int{}, map[string]string{}
+	holders := map[string]int{}
+	for _, m := range table {
+		holders[m.ID] = m.Holders
+	}
 	directories, mounted, err := t.onDisk()
 	if err != nil {
 		return append(wrong, err.Error())
@@ -58,7 +62,7 @@ func (t *Engine) disagreements(ctx context.Context) (wrong []string) {
 				complain("%q counts on the lease %q, which does not name it", r.Key, l.ID)
 			}
 		}
-		if r.Unwanted {
+		if r.Unwanted && holders[r.GraphID] == 0 { // a hold outlasts calls
 			complain("%q stays though nothing wants it", r.Key)
 		}
 		if !r.Present || !r.Owned {

@@ -129,8 +129,8 @@ func (s *Layers) All() (all []engine.Layer) {
 	return all
 }
 
-// Release implements engine.Layers. The directories of the layers below, which nobody
-// else would delete, go without a fault.
+// Release implements engine.Layers. A copy, and the directories of the layers below, which
+// nobody else would delete, go without a fault: Docker's looks for them when it starts.
 func (s *Layers) Release(l engine.Layer) error {
 	r := l.(*reference)
 	s.mu.Lock()
@@ -153,13 +153,20 @@ func (s *Layers) Release(l engine.Layer) error {
 	s.mu.Unlock()
 	var err error
 	for i, id := range gone {
-		if i == 0 {
+		if i == 0 && !s.isCopy(id) {
 			err = s.driver.Remove(id)
 			continue
 		}
 		s.driver.drop(id)
 	}
 	return err
+}
+
+func (s *Layers) isCopy(graphID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, copied := s.copied[graphID]
+	return copied
 }
 
 func (s *Layers) content(graphID string) string {
