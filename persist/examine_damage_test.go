@@ -254,8 +254,8 @@ func TestDamagedBranchPageCostsNothingWithoutTheOtherMetaPage(t *testing.T) {
 	}
 	size := int(r.meta.pageSize)
 	branches := 0
-	for id := range r.seen {
-		if flags := binary.NativeEndian.Uint16(data[int(id)*size+8:]); flags != flagBranch {
+	for id := range r.meta.pages {
+		if flags := binary.NativeEndian.Uint16(data[int(id)*size+8:]); !r.seen.has(id) || flags != flagBranch {
 			continue
 		}
 		branches++
