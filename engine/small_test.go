@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"context"
 	"maps"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/graphsnap/graphsnap/persist"
 )
@@ -75,5 +77,40 @@ func TestUsageThatIsLoaded(t *testing.T) {
 		if b := fromRecord(c.r).body; b.usage != c.want || b.measured != (c.want != snapshots.Usage{}) {
 			t.Errorf("%+v: measured %v, %+v", c.r, b.measured, b.usage)
 		}
+	}
+}
+
+// A chain ID is made of that of the layer below and of the contents.
+func TestChainIDOfALayer(t *testing.T) {
+	low, high := digest.FromString("low").String(), digest.FromString("high").String()
+	first := exportee{sum: Checksum{DiffID: low}}
+	second := exportee{sum: Checksum{DiffID: high}, on: &memoryLayer{chainID: low}}
+	if got := first.chainID(); got != low {
+		t.Errorf("on nothing: %s, want %s", got, low)
+	}
+	if got, want := second.chainID(), digest.FromString(low+" "+high).String(); got != want {
+		t.Errorf("on another: %s, want %s", got, want)
+	}
+}
+
+// A name that a lease bears is in the census before anything of that name is there.
+func TestCensusTellsSnapshotsFromNames(t *testing.T) {
+	ctx := context.Background()
+	h := open(t, WithGrace(time.Hour))
+	l := Lease{"ns", "l"}
+	h.lease(l, "there")
+	h.lease(l, "named")
+	must(t, h.Prepare(ctx, "there", ""))
+	all, _, err := h.Census(ctx)
+	must(t, err)
+	found := map[string]Resident{}
+	for _, r := range all {
+		found[r.Key] = r
+	}
+	if r := found["there"]; !r.Present || !r.Owned || r.GraphID != "there" || r.Kind != snapshots.KindActive {
+		t.Errorf("what is there: %+v", r)
+	}
+	if r, ok := found["named"]; !ok || r.Present || r.GraphID != "" || len(r.Leases) != 1 {
+		t.Errorf("what is named: %+v", r)
 	}
 }

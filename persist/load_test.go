@@ -20,13 +20,9 @@ func TestNameTakesAParentAndLabelsAtOnce(t *testing.T) {
 // Where one hidden bucket is an orphan, those that records of our own name are none.
 func TestOrphanBesideARecordOfOurOwn(t *testing.T) {
 	s := newStore(t)
-	s.dockerd(func(tx *bolt.Tx) {
-		s.put(tx, "n", "committed", "x")
-		s.put(tx, "x", "parent", "p", "iscommitted", "", "committed", "y")
-		s.put(tx, "y", "parent", "n", "iscommitted", "")
-		s.put(tx, "orphan", "parent", "n", "iscommitted", "")
-	})
-	s.write(Put(Record{Key: "x", Kind: Committed, GraphID: "y", Parent: "n", Labels: map[string]string{"l": "v"}}))
+	s.write(Put(active("g", "")), Commit(committed("n", "g", ""), "g"))
+	s.write(Put(active("k", "n")), Commit(committed("g", "k", "n"), "k")) // dockerd's bucket of that name is taken
+	s.dockerd(func(tx *bolt.Tx) { s.put(tx, "orphan", "parent", "n", "iscommitted", "") })
 	if got, want := s.load().leftovers, (map[string]Oddity{"orphan": Orphan}); !reflect.DeepEqual(got, want) {
 		t.Errorf("leftovers: %v, want %v", got, want)
 	}
