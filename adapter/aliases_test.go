@@ -8,6 +8,8 @@ import (
 	"maps"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/leases"
+
 	"github.com/graphsnap/graphsnap/persist"
 )
 
@@ -48,11 +50,19 @@ func TestP8AliasesAreWrittenForDockerd(t *testing.T) {
 		d.added(t, ends, low)
 		changes, _ := d.lease(t)
 		d.added(t, changes, low)
+		loses, _ := d.lease(t)
+		d.added(t, loses, low)
+		keeps, _ := d.lease(t)
+		d.added(t, keeps, low)
+		d.added(t, keeps, unknownChain())
 		other, ctx := d.lease(t)
 		d.committed(t, ctx, "own", "")
 		d.added(t, other, unknownChain())
 
 		d.ended(t, ends)
+		for _, l := range []leases.Lease{loses, keeps} {
+			must(t, d.lm.DeleteResource(inNamespace(), l, resource(low)))
+		}
 		must(t, d.lm.DeleteResource(inNamespace(), changes, resource(low)))
 		d.added(t, changes, high)
 		d.untag(t, ls...)

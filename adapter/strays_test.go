@@ -4,10 +4,13 @@ package adapter
 // when no lease names them, and whoever else bears the graph ID keeps it.
 
 import (
+	"context"
 	"slices"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/graphsnap/graphsnap/persist"
 )
 
 // A key is ours under a graph ID that is not the key, and dockerd makes another
@@ -63,5 +66,13 @@ func TestStraysGoWhenNoLeaseNamesThem(t *testing.T) {
 				return nil
 			})
 		})
+		db, err := persist.Open(context.Background(), s.path("snapshots.db"), persist.Options{})
+		must(t, err)
+		defer db.Close()
+		must(t, db.Load(
+			func(r persist.Record) error { t.Errorf("the record %+v stays", r); return nil },
+			func(persist.Removal) error { return nil },
+			func(l persist.Leftover) { t.Errorf("what stays is no record: %+v", l) },
+		))
 	})
 }
