@@ -99,7 +99,7 @@ func (d *driver) describes(id string) (bool, error) {
 		return false, nil
 	}
 	lowers, err := d.lowers(id)
-	if err != nil {
+	if err != nil || len(lowers) > maxDepth { // see driver_deep.go
 		return false, err
 	}
 	// Who mounts what is longer than a page, containerd and with it BuildKit, does so

@@ -93,6 +93,7 @@ func (t *trial) with(ctx context.Context, overlay, dir, folder, match string, sl
 		}
 		var o outcome
 		for _, batch := range list {
+			var err error
 			if o, err = b.run(ctx, batch.tests, batch.limit, on(m)); err != nil {
 				return err
 			}

@@ -111,9 +111,9 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	// What runs beside the clients ends with them and not with ctx: a family that is
 	// cut off is checked all the same.
 	beside, endBeside := context.WithCancel(context.WithoutCancel(ctx))
-	var besides sync.WaitGroup
+	var besides, samplers sync.WaitGroup
 	measured, endMeasured := context.WithCancel(beside)
-	every(measured, &besides, max(c.Interval, 0), time.Second, r.sample)
+	every(measured, &samplers, max(c.Interval, 0), time.Second, r.sample)
 	if c.Restart > 0 {
 		every(beside, &besides, c.Restart, 0, func() { r.restart(beside) })
 	}
@@ -144,6 +144,7 @@ func Run(ctx context.Context, t target.Target, c Config) *metrics.Result {
 	elapsed := time.Since(r.began)
 	left := directories(t)
 	endMeasured()
+	samplers.Wait()
 	r.sample()
 	close(finished)
 	checks.Wait()
