@@ -4,14 +4,14 @@
 //
 // Two shapes are offered. [Owners] keeps one owner per key, for state of which
 // there are millions of small independent pieces. An owner is a goroutine only
-// while it has messages: it starts with the first and stops when the last is
-// handled, so an idle key costs one small cell. What an owner publishes is an
-// immutable value that anybody reads without asking. [Mailbox] is the queue of a
-// lone actor that has one table to guard, such as a writer to a file.
+// while it has messages: the asker's own where it was idle, and one that ends with
+// the last message otherwise. So an idle key costs one small cell. What an owner
+// publishes is an immutable value that anybody reads without asking. [Mailbox] is the
+// queue of a lone actor that has one table to guard, such as a writer to a file.
 //
 // Both are bounded, and both refuse in the same way: a full queue makes the
 // sender wait until its context ends, a closed one answers ErrUnavailable. Both
-// have a second entrance, Owe, for the messages that must get through: the undo
+// have a second entrance, Owe and Tell, for the messages that must get through: the undo
 // of something already accepted, the release of something held, the result of
 // work that was begun. Their number is bounded by what was accepted before.
 //

@@ -47,8 +47,10 @@ func (r *reaper) run(ctx context.Context) {
 	again := time.NewTimer(time.Hour)
 	defer again.Stop()
 	failures, failed := 0, 0
+	waiting := false // until a removal that failed is tried again
 	for {
 		var keys []string
+		retried := false
 		select {
 		case <-ctx.Done():
 			return
@@ -60,7 +62,7 @@ func (r *reaper) run(ctx context.Context) {
 		case <-grace.C:
 			keys = r.allUnwanted()
 		case <-again.C:
-			keys = r.allUnwanted()
+			keys, retried, waiting = r.allUnwanted(), true, false
 		case <-sweep.C:
 		}
 		began := time.Now()
@@ -85,11 +87,15 @@ func (r *reaper) run(ctx context.Context) {
 		r.e.reconcile(l)
 		r.e.sweepAliases(l)
 		r.reap(ctx, l, keys)
-		if r.failed.Swap(false) {
+		switch {
+		case !r.failed.Swap(false):
+			if retried {
+				failed = 0
+			}
+		case !waiting:
 			failed++
 			again.Reset(backoff(failed))
-		} else {
-			failed = 0
+			waiting = true
 		}
 		// Listing costs the lease manager a read for every lease. However many
 		// leases there are, and however fast keys come, it may take a tenth of

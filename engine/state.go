@@ -19,7 +19,7 @@ type state struct {
 	leases  []Lease       // that name the key, sorted
 	event   uint64        // clock of the last change to leases, and of the appearance
 	pending chan struct{} // while reserved or creating: closed when that is decided
-	birth   *birth        // of a snapshot made by this process, until it was answered
+	birth   *birth        // of a snapshot made by this process
 	holds   int32         // mounts of this view; those of directories are in the table of mounts
 	adding  int32         // leases that are being added: the lease manager may not know them
 

@@ -32,17 +32,15 @@ type idRange struct{ container, host, size int }
 // mappingIn returns nil where labels ask for none.
 func mappingIn(labels map[string]string) (_ *mapping, err error) {
 	m := &mapping{}
-	for i, label := range []string{snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping} {
-		m.labels[i] = labels[label]
-		if m.labels == [2]string{} {
-			continue
-		}
-		if m.ids[i], err = parseRanges(m.labels[i]); err != nil {
-			return nil, fmt.Errorf("label %s: %w", label, err)
-		}
-	}
+	names := [2]string{snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping}
+	m.labels = [2]string{labels[names[0]], labels[names[1]]}
 	if m.labels == [2]string{} {
 		return nil, nil
+	}
+	for i, name := range names {
+		if m.ids[i], err = parseRanges(m.labels[i]); err != nil {
+			return nil, fmt.Errorf("label %s: %w", name, err)
+		}
 	}
 	return m, nil
 }

@@ -16,8 +16,8 @@ import (
 // one for each of its steps: those of parallel steps queue there.
 //
 // One goroutine takes what is queued, applies it to one transaction, and takes what
-// came meanwhile as the next one. A change that fails is answered and taken out, and
-// the transaction starts over without it: what containerd does for a lease is done in
+// came meanwhile as the next one. A change that is refused is taken out, and the
+// transaction starts over without it: what containerd does for a lease is done in
 // the transaction alone, so doing it twice is doing it once.
 type leaseCommits struct {
 	leases.Manager // containerd's, which reads
@@ -113,15 +113,24 @@ func (m *leaseCommits) run() {
 
 // commit makes the batch durable, and what arrives while it is applied, and answers
 // it. It returns the batch for reuse.
+//
+// What is refused may be so because of what stands before it in the batch, such as a
+// lease that is there already. So it is answered after that is durable, and fails with
+// it otherwise.
 func (m *leaseCommits) commit(batch []*leaseChange) []*leaseChange {
-	for {
-		var failed *leaseChange
-		err := m.db.Update(func(tx *bolt.Tx) error {
+	type refusal struct {
+		change *leaseChange
+		err    error
+	}
+	var refused []refusal
+	var err error
+	for len(batch) > 0 {
+		failed := -1
+		err = m.db.Update(func(tx *bolt.Tx) error {
 			m.current.tx = tx
 			for i := 0; i < len(batch); i++ {
 				if err := batch[i].apply(); err != nil {
-					failed = batch[i]
-					batch = append(batch[:i], batch[i+1:]...)
+					failed = i
 					return err
 				}
 				if i == len(batch)-1 && i+1 < leaseBatch {
@@ -130,17 +139,26 @@ func (m *leaseCommits) commit(batch []*leaseChange) []*leaseChange {
 			}
 			return nil
 		})
-		if failed != nil {
-			failed.Fail(err)
-			continue
+		if failed < 0 {
+			break
 		}
-		for _, c := range batch {
-			if err != nil {
-				c.Fail(err)
-			} else {
-				c.Answer(struct{}{})
-			}
-		}
-		return batch
+		refused = append(refused, refusal{batch[failed], err})
+		batch = append(batch[:failed], batch[failed+1:]...)
+		err = nil
 	}
+	for _, c := range batch {
+		if err != nil {
+			c.Fail(err)
+		} else {
+			c.Answer(struct{}{})
+		}
+	}
+	for _, r := range refused {
+		if err != nil {
+			r.change.Fail(err)
+		} else {
+			r.change.Fail(r.err)
+		}
+	}
+	return batch
 }
