@@ -67,13 +67,17 @@ func killed(t *testing.T, name string, operations uint64) *metrics.Result {
 		t.Fatal(err)
 	}
 	f := faults.New(faults.Rates{Driver: faults.Calls{Error: 0.01, Panic: 0.01, Delay: 0.1}, Cancel: 0.02, Longest: time.Millisecond}, 1)
+	began := time.Now()
 	p, err := Open(t.Context(), name, t.TempDir(), f, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Under the race detector a process takes most of a second to start: it is to live
+	// for longer than that.
+	opening := time.Since(began)
 	r := run.Run(t.Context(), p, run.Config{
 		Workload: w, Clients: 16, Operations: operations, Seed: 1, Check: true, Faults: f,
-		Kill: 100 * time.Millisecond, Restart: time.Second,
+		Kill: max(100*time.Millisecond, 5*opening), Restart: max(time.Second, 20*opening),
 	})
 	f.Calm(true)
 	if err := p.Close(); err != nil {
@@ -87,7 +91,7 @@ func killed(t *testing.T, name string, operations uint64) *metrics.Result {
 }
 
 func TestHistoriesGoOnOverKills(t *testing.T) {
-	r := killed(t, sound, 5000)
+	r := killed(t, sound, 3000)
 	for _, v := range r.Verdict.Violations {
 		t.Errorf("%s: %s\n%s", v.Group, v.Message, strings.Join(v.History, "\n"))
 	}
