@@ -210,13 +210,13 @@ stress: replays
 	.ci/with-scratch $(STRESS) -workload writes -clients 64 -duration 500ms -rounds 2 -sweep batch=1,64 -report "$$PWD/.build/stress-sweep.html"
 	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 10000 -restart 5s \
 		-fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,layers.error=0.01,layers.panic=0.005,database.error=0.001,database.panic=0.001,database.full=0.005,database.delay=0.05,cancel=0.05
-	.ci/with-scratch $(STRESS) -clients 64 -ops 30000 -kill 500ms
-	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 5000 -kill 2s
+	.ci/with-scratch $(STRESS) -clients 64 -ops 30000 -kill 4s
+	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 5000 -kill 5s
 	.ci/with-scratch $(STRESS) -target engine -driver overlay2 -clients 32 -ops 5000 -full-disk 64
 	.ci/with-scratch $(STRESS) -target containerd -clients 64 -ops 40000 -restart 5s -fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,cancel=0.02
 	.ci/with-scratch $(STRESS) -target containerd -driver overlay2 -clients 32 -ops 8000
 	.ci/with-scratch $(STRESS) -target engine -driver vfs -clients 32 -ops 4000
-	.ci/with-scratch $(STRESS) -target containerd -driver btrfs -clients 32 -ops 4000 -kill 2s
+	.ci/with-scratch $(STRESS) -target containerd -driver btrfs -clients 32 -ops 4000 -kill 5s
 	.ci/with-scratch $(STRESS) -driver overlay2 -scripts
 	.ci/with-scratch $(STRESS) -target containerd -driver overlay2 -trace stress/testdata/demo.trace.gz -speed 0
 	.ci/with-scratch $(STRESS) -driver overlay2 -trace stress/testdata/demo.trace.gz -speed 4

@@ -311,10 +311,18 @@ func (r *runner) violation(family, message string, lines []string, picture strin
 	})
 }
 
+// violated tells whether something was found already, which the target may be the worse
+// for.
+func (r *runner) violated() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.verdict.Violations) > 0
+}
+
 // look compares what the target consists of, while no call is under way.
 func (r *runner) look(ctx context.Context) {
 	t, ok := r.target.(target.Audited)
-	if !ok || !r.config.Check || r.gate.Acquire(ctx, everybody) != nil {
+	if !ok || !r.config.Check || r.violated() || r.gate.Acquire(ctx, everybody) != nil {
 		return
 	}
 	defer r.gate.Release(everybody)
