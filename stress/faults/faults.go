@@ -61,9 +61,6 @@ func (i *Injector) Count(kind string) {
 // Driver is called before a call of a driver in memory.
 func (i *Injector) Driver(call, id string) error { return i.meet(i.Rates.Driver, "driver."+call, id) }
 
-// Layer is called before a call of a layer store in memory.
-func (i *Injector) Layer(call, id string) error { return i.meet(i.Rates.Layers, "layers."+call, id) }
-
 // Hook injects at crash points from now on: into the database, and, where real is
 // set, into the driver and the layer store. It takes the place of an earlier hook.
 func (i *Injector) Hook(real bool) {
