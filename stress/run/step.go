@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -10,6 +9,82 @@ import (
 	"github.com/graphsnap/graphsnap/stress/model"
 	"github.com/graphsnap/graphsnap/stress/target"
 )
+
+// step does one operation of the workload.
+func (c *client) step(ctx context.Context) {
+	in := model.Input{On: model.None, Lease: model.None, Handle: model.None}
+	name := c.Operation()
+	if !c.r.target.Traits().Leased {
+		switch name {
+		case "add-lease":
+			return
+		case "remove-lease", "end-lease", "expire":
+			name = "remove" // what makes snapshots go
+		}
+	}
+	switch name {
+	case "prepare", "view":
+		if in.Kind = model.Prepare; name == "view" {
+			in.Kind = model.View
+		}
+		in.Key = c.Key()
+		in.On = c.Parent(in.Key)
+		c.lend(ctx, in.Key)
+		in.Labels = c.labels()
+		if h := c.free(); name == "view" && h != nil {
+			in.Handle = h.number
+		}
+	case "commit":
+		in.Kind, in.Key = model.Commit, c.Key()
+		in.On = c.Name(in.Key)
+		c.lend(ctx, in.On)
+		in.Labels = c.labels()
+	case "stat":
+		in.Kind, in.Key = model.Stat, c.Key()
+	case "update":
+		in.Kind, in.Key, in.Whole = model.Update, c.Key(), c.Chance(0.3)
+		in.Labels = c.labels()
+	case "usage":
+		in.Kind, in.Key = model.Usage, c.Key()
+	case "walk":
+		// All of them would be many operations at once, which are slow to check.
+		c.walk(ctx, c.Key(), c.Key(), c.Key())
+		return
+	case "mounts":
+		h := c.free()
+		if h == nil {
+			return
+		}
+		in.Kind, in.Key, in.Handle = model.Mounts, c.Key(), h.number
+	case "mount":
+		in.Kind, in.Handle = model.Mount, c.handles[c.IntN(handlesEach)].number
+	case "release":
+		in.Kind, in.Handle = model.Release, c.handles[c.IntN(handlesEach)].number
+	case "add-lease", "remove-lease":
+		if in.Kind = model.AddLease; name == "remove-lease" {
+			in.Kind = model.RemoveLease
+		}
+		if in.Lease = c.someLease(c.Chooser); in.Lease == model.None || c.Chance(0.2) {
+			l, ok := c.newLease(ctx)
+			if !ok {
+				return
+			}
+			in.Lease = l
+		}
+		in.Key = c.Key()
+	case "end-lease", "expire":
+		_ = c.endLease(ctx, c.someLease(c.Chooser), name == "expire")
+		return
+	case "remove":
+		in.Kind, in.Key = model.Remove, c.Key()
+	case "ensure-layer":
+		if !c.r.target.Traits().Layers {
+			return
+		}
+		in.Kind, in.Key = model.EnsureLayer, c.Key()
+	}
+	c.perform(ctx, in)
+}
 
 // perform does an operation, as far as all that it needs is in its input. A handle is
 // one of the client's.
@@ -83,36 +158,13 @@ func (c *client) perform(ctx context.Context, in model.Input) {
 // snapshot could be written through there is none, and it may hold that mount itself.
 const layerPatience = 100 * time.Millisecond
 
-// layer is the number of the layer that consists of those diff IDs.
-func (f *family) layer(diffIDs []string) byte {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	id := strings.Join(diffIDs, " ")
-	if f.layers[id] == 0 {
-		f.layers[id] = byte(len(f.layers) + 1)
-	}
-	return f.layers[id]
-}
-
-// handle returns the one of that number, nil for none.
-func (c *client) handle(number int8) *handle {
-	if number == model.None {
-		return nil
-	}
-	return c.handles[int(number)%handlesEach]
-}
-
-// handed is a call that answers how to mount a snapshot, which the handle keeps, if
-// there is one.
-func (c *client) handed(ctx context.Context, in model.Input, do func(context.Context) (target.Mountable, error)) {
-	var m target.Mountable
-	var round uint64
+func (c *client) remove(ctx context.Context, k int8) error {
+	in := model.Input{Kind: model.Remove, Key: k, On: model.None, Lease: model.None, Handle: model.None}
 	_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
-		round = c.r.round.Load()
-		m, err = do(ctx)
+		used := c.watch(k)
+		err = c.r.target.Remove(ctx, c.key(k))
+		o.Beside = used() || c.r.config.Faults.Any() // the last mount may not end at once
 		return o, err
 	})
-	if h := c.handle(in.Handle); err == nil && h != nil {
-		h.m, h.round = m, round
-	}
+	return err
 }
