@@ -71,7 +71,7 @@ func (e *Engine) commit(ctx context.Context, name, key string, opts []snapshots.
 	defer e.keys.Tell(name, &settle{question[done]{e: e}, f})
 	m := &commit{question: question[done]{e: e}, ctx: ctx, name: name, labels: set, flip: f}
 	if _, err := actors.Ask(ctx, e.keys, key, m); err != nil {
-		return err
+		return e.errUnborrowed(key, err)
 	}
 	answered.answered.Store(e.clock.Add(1))
 	return nil

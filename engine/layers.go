@@ -136,6 +136,16 @@ func (e *Engine) borrowLeased(ctx context.Context, key string) {
 	}
 }
 
+// errUnborrowed is instead of err, where that says that there is no snapshot of the key,
+// for the key of a layer. Stat and Prepare know that as a committed snapshot; but it has
+// no record until a lease or a child makes the engine borrow it.
+func (e *Engine) errUnborrowed(key string, err error) error {
+	if errdefs.IsNotFound(err) && e.lender(key) != nil {
+		return fmt.Errorf("snapshot %q is a layer of the layer store that no lease names: %w", key, errdefs.ErrFailedPrecondition)
+	}
+	return err
+}
+
 // releaseLayer gives a reference back. Where it was the last one and the layer's
 // directory cannot be deleted, the layer is gone all the same.
 func (e *Engine) releaseLayer(l Layer) error {

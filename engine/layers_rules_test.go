@@ -188,6 +188,32 @@ func (h *harness) crashed() map[string]persist.Record {
 	return found
 }
 
+// A layer that nobody borrows is a committed snapshot to all that could tell.
+func TestLayerThatNobodyBorrowsIsCommitted(t *testing.T) {
+	ctx := context.Background()
+	h := openWithLayers(t)
+	image := h.layers.image("image", "")
+	chain := image.ChainID()
+	refused := func(class func(error) bool, err error) {
+		t.Helper()
+		if !class(err) {
+			t.Error(err)
+		}
+	}
+	_, err := h.Stat(ctx, chain)
+	must(t, err)
+	_, err = h.Mounts(ctx, chain)
+	refused(errdefs.IsFailedPrecondition, err)
+	refused(errdefs.IsFailedPrecondition, h.Commit(ctx, "name", chain))
+	_, err = h.Update(ctx, snapshots.Info{Name: chain, Labels: map[string]string{"a": "b"}})
+	refused(errdefs.IsFailedPrecondition, err)
+
+	must(t, h.layers.Release(image))
+	refused(errdefs.IsNotFound, h.Commit(ctx, "name", chain))
+	_, err = h.Update(ctx, snapshots.Info{Name: chain})
+	refused(errdefs.IsNotFound, err)
+}
+
 // A layer that many ask for at once, while leases of it come and go, has one
 // reference.
 func TestLayerIsBorrowedOnce(t *testing.T) {

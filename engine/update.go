@@ -21,7 +21,8 @@ import (
 // returns when the change is durable.
 //
 // Errors: ErrInvalidArgument for any other path, a label too long or a key that
-// cannot be; ErrNotFound; ErrUnavailable after Close or where the database is;
+// cannot be; ErrNotFound; ErrFailedPrecondition for a layer of the layer store that no
+// lease names and nothing stands on; ErrUnavailable after Close or where the database is;
 // the cause of ctx. After an error nothing has changed, unless the error is
 // persist.ErrIndeterminate.
 func (e *Engine) Update(ctx context.Context, info snapshots.Info, paths ...string) (snapshots.Info, error) {
@@ -44,7 +45,11 @@ func (e *Engine) update(ctx context.Context, info snapshots.Info, paths []string
 		return nil, errClosed
 	}
 	defer e.gate.Leave()
-	return actors.Ask(ctx, e.keys, info.Name, &update{question: question[*body]{e: e}, ctx: ctx, change: change})
+	b, err := actors.Ask(ctx, e.keys, info.Name, &update{question: question[*body]{e: e}, ctx: ctx, change: change})
+	if err != nil {
+		return nil, e.errUnborrowed(info.Name, err)
+	}
+	return b, nil
 }
 
 // change says which labels become what. A label with an empty value goes.
