@@ -61,7 +61,7 @@ func (p place) open(ctx context.Context, f *faults.Injector) (target.Target, err
 	case "metastore":
 		return faces.OpenStock(ctx, "metastore", p.Root)
 	}
-	var driver target.Driver = target.NewNull(false, f.Driver)
+	var driver target.Driver = target.NewNull(false, f.Memory)
 	if p.Driver != "null" {
 		// As graphsnapd has it: containerd mounts overlays itself.
 		disk, err := faces.NewDisk(p.Driver, p.Root, p.Target == "containerd" && p.Driver == "overlay2")

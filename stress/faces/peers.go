@@ -58,6 +58,12 @@ var errNone = fmt.Errorf("it has no such call: %w", errdefs.ErrNotImplemented)
 // EnsureLayer implements target.Target.
 func (t *Stock) EnsureLayer(context.Context, string) ([]string, error) { return nil, errNone }
 
+// Pull implements target.Target.
+func (t *Stock) Pull(context.Context, string) (string, error) { return "", errNone }
+
+// Untag implements target.Target.
+func (t *Stock) Untag(context.Context, string) error { return errNone }
+
 // CreateLease implements target.Target.
 func (t *Stock) CreateLease(context.Context, string) error { return errNone }
 

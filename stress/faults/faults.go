@@ -58,8 +58,14 @@ func (i *Injector) Count(kind string) {
 	i.counts[kind]++
 }
 
-// Driver is called before a call of a driver in memory.
-func (i *Injector) Driver(call, id string) error { return i.meet(i.Rates.Driver, "driver."+call, id) }
+// Memory is called before a call of a driver or a layer store in memory, such as
+// driver.Create or layers.Register.
+func (i *Injector) Memory(call, id string) error {
+	if strings.HasPrefix(call, "layers.") {
+		return i.meet(i.Rates.Layers, call, id)
+	}
+	return i.meet(i.Rates.Driver, call, id)
+}
 
 // Hook injects at crash points from now on: into the database, and, where real is
 // set, into the driver and the layer store. It takes the place of an earlier hook.

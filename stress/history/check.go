@@ -94,6 +94,7 @@ func Shrink(m *model.Model, operations []Operation, limit time.Duration) []Opera
 		left := time.Until(deadline)
 		return left > 0 && Check(m, o, left) == Violated
 	}
+	changing := func(o Operation) bool { return changes(m, o) }
 	// The shortest prefix that is wrong, by bisection: one that is wrong stays so
 	// however it goes on.
 	returns := make([]int64, len(operations))
@@ -104,19 +105,19 @@ func Shrink(m *model.Model, operations []Operation, limit time.Duration) []Opera
 	low, high := 0, len(returns)-1
 	for low < high {
 		mid := (low + high) / 2
-		if violated(prefix(operations, returns[mid])) {
+		if violated(prefix(m, operations, returns[mid])) {
 			high = mid
 		} else {
 			low = mid + 1
 		}
 	}
-	if cut := prefix(operations, returns[high]); violated(cut) {
+	if cut := prefix(m, operations, returns[high]); violated(cut) {
 		operations = cut
 	}
 	for size := max(1, len(operations)/4); size >= 1; size /= 2 {
 		for i := 0; i < len(operations); {
 			end := min(i+size, len(operations))
-			if slices.ContainsFunc(operations[i:end], changes) && size > 1 || changes(operations[i]) {
+			if slices.ContainsFunc(operations[i:end], changing) && size > 1 || changing(operations[i]) {
 				i++
 				continue
 			}
@@ -132,12 +133,16 @@ func Shrink(m *model.Model, operations []Operation, limit time.Duration) []Opera
 }
 
 // changes tells whether the model's state may depend on the operation.
-func changes(o Operation) bool {
+func changes(m *model.Model, o Operation) bool {
 	switch o.Input.Kind {
 	case model.Stat, model.Usage:
 		return false
-	case model.AddLease:
+	case model.AddLease, model.Untag:
 		return true
+	case model.Prepare, model.View:
+		if o.Input.On >= 0 && m.Image && int(o.Input.On) == m.Keys-1 {
+			return true // the layer was borrowed, for a while
+		}
 	case model.EnsureLayer: // which reads as much as it changes
 		return o.Output.Class == model.OK
 	}
@@ -151,14 +156,14 @@ func changes(o Operation) bool {
 }
 
 // prefix returns what was known at the end of the tick.
-func prefix(operations []Operation, end int64) []Operation {
+func prefix(m *model.Model, operations []Operation, end int64) []Operation {
 	var p []Operation
 	for _, o := range operations {
 		switch {
 		case o.Call > end:
 			continue
 		case o.Return > end:
-			if !changes(o) {
+			if !changes(m, o) {
 				continue
 			}
 			o.Return, o.Output = Forever, model.Output{Class: model.Unknown}

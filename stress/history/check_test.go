@@ -67,6 +67,59 @@ func TestCheckTellsRightFromWrong(t *testing.T) {
 	}
 }
 
+func TestCheckKnowsTheLayersOfImages(t *testing.T) {
+	m := &model.Model{Keys: 3, Image: true, Leased: true}
+	const image = 2
+	committed := model.Snapshot{Kind: model.Committed, Parent: model.None}
+	labelled := model.Snapshot{Kind: model.Committed, Parent: model.None, Labels: [2]byte{7, 1}}
+	there, absent := stat(image, committed), op(model.Input{Kind: model.Stat, Key: image}, model.NotFound)
+	walked, missed := there, absent
+	walked.Input.Walk, missed.Input.Walk = true, true
+	untag := op(model.Input{Kind: model.Untag, Key: image}, model.OK)
+	lease := op(model.Input{Kind: model.AddLease, Key: image, Lease: 1}, model.OK)
+	end := op(model.Input{Kind: model.EndLease, Lease: 1}, model.OK)
+	child := op(prepare(0, image), model.OK)
+	update := Operation{Input: model.Input{Kind: model.Update, Key: image, Whole: true, Labels: labelled.Labels}, Output: model.Output{Snapshot: labelled}}
+	refused := op(update.Input, model.Precondition)
+	refused.Output.Snapshot = model.Snapshot{}
+	layer := func(depth byte) Operation {
+		return Operation{Input: model.Input{Kind: model.EnsureLayer, Key: image}, Output: model.Output{Layer: model.ImageLayer, Depth: depth}}
+	}
+	for name, c := range map[string]struct {
+		steps []Operation
+		want  Verdict
+	}{
+		"an image has its layer":             {script(there, layer(1), op(prepare(image, -1), model.Exists)), Linearizable},
+		"which does not go":                  {script(absent), Violated},
+		"nor stands on something":            {script(layer(2)), Violated},
+		"nobody takes its key":               {script(op(prepare(image, -1), model.OK)), Violated},
+		"nor its name":                       {script(op(prepare(0, -1), model.OK), op(model.Input{Kind: model.Commit, Key: 0, On: image}, model.OK)), Violated},
+		"it can be a parent":                 {script(child, stat(0, model.Snapshot{Kind: model.Active, Parent: image})), Linearizable},
+		"it is not active":                   {script(op(model.Input{Kind: model.Commit, Key: image, On: 1}, model.Precondition)), Linearizable},
+		"a layer without a tag may go":       {script(untag, there, absent, op(prepare(image, -1), model.OK)), Linearizable},
+		"and does not come back":             {script(untag, absent, there), Violated},
+		"a lease keeps it":                   {script(lease, untag, absent), Violated},
+		"until it ends":                      {script(lease, untag, end, absent), Linearizable},
+		"a lease that may not have borrowed": {script(Operation{Input: lease.Input, Output: model.Output{Beside: true}}, untag, absent), Linearizable},
+		"a child keeps it":                   {script(child, untag, absent), Violated},
+		"labels need somebody who borrows":   {script(refused, lease, update, stat(image, labelled)), Linearizable},
+		"who was there":                      {script(lease, refused), Violated},
+		"and was not":                        {script(update), Violated},
+		"labels stay while it is borrowed":   {script(lease, update, there), Violated},
+		"and go with that":                   {script(lease, update, end, there), Linearizable},
+		"a new child borrows it anew":        {script(lease, update, end, child, there), Linearizable},
+		"a walk passes what is borrowed":     {script(missed, lease, walked), Linearizable},
+		"and nothing else":                   {script(walked), Violated},
+		"a child that failed borrows it too": {script(op(prepare(0, -1), model.OK), op(prepare(0, image), model.Exists), walked, there), Linearizable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := Check(m, c.steps, time.Minute); got != c.want {
+				t.Errorf("got %d, want %d:\n%s", got, c.want, strings.Join(Lines(c.steps), "\n"))
+			}
+		})
+	}
+}
+
 func TestShrinkLeavesWhatIsWrong(t *testing.T) {
 	active := model.Snapshot{Kind: model.Active, Parent: model.None}
 	var steps []Operation

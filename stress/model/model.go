@@ -1,133 +1,14 @@
 package model
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // Model says how large the family is and what its target does.
 type Model struct {
-	Keys    int // at most 127
+	Keys    int  // at most 127
+	Image   bool // the last key is the chain ID of a layer of an image, which is there first
 	Handles int
 	Leased  bool // snapshots go with their last lease, and not by Remove
 	Keeps   bool // what Prepare, View and Mounts handed out is held until Remove
-}
-
-// A state is a string, so that it is immutable and compares fast: two bytes of
-// leases that ended, then for each key and each handle its fields.
-const (
-	header = 2
-	width  = 9
-	wide   = 2
-
-	atKind   = 0
-	atParent = 1 // plus one, 0 for none
-	atLeased = 2 // a lease ended that named it, or its creation failed and is undone
-	atLeases = 3 // two bytes
-	atLabels = 5 // two bytes
-	atLayer  = 8 // that it was said to be
-	atGhosts = 7 // a snapshot on top of it was removed, and may count still
-
-	atTarget = 0 // key plus one of what the handle belongs to, 0 when that is gone
-	atHolds  = 1
-)
-
-// MaxLeases is how many leases a family may have.
-const MaxLeases = 16
-
-// Initial is the state without snapshots.
-func (m *Model) Initial() string { return string(make([]byte, header+m.Keys*width+m.Handles*wide)) }
-
-// work is a state that is being changed.
-type work struct {
-	m *Model
-	b []byte
-}
-
-func (m *Model) open(s string) work { return work{m, []byte(s)} }
-
-func (w work) snapshot(k int8) []byte { return w.b[header+int(k)*width:][:width] }
-func (w work) handle(h int8) []byte   { return w.b[header+w.m.Keys*width+int(h)*wide:][:wide] }
-func (w work) ended(l int8) bool      { return w.b[l/8]&(1<<(l%8)) != 0 }
-func (w work) present(k int8) bool    { return w.snapshot(k)[atKind] != 0 }
-
-func leases(s []byte) uint16 { return uint16(s[atLeases]) | uint16(s[atLeases+1])<<8 }
-
-func setLeases(s []byte, l uint16) { s[atLeases], s[atLeases+1] = byte(l), byte(l>>8) }
-
-// held tells whether a handle of the snapshot is mounted.
-func (w work) held(k int8) bool {
-	for h := range int8(w.m.Handles) {
-		if x := w.handle(h); x[atTarget] == byte(k)+1 && x[atHolds] > 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// drop makes the snapshot absent. The leases stay: they name the key.
-func (w work) drop(k int8) {
-	s := w.snapshot(k)
-	s[atKind], s[atParent], s[atLabels], s[atLabels+1], s[atGhosts], s[atLayer] = 0, 0, 0, 0, 0, 0
-	if !w.m.Leased {
-		s[atLeased] = 0
-	}
-	for h := range int8(w.m.Handles) {
-		if x := w.handle(h); x[atTarget] == byte(k)+1 {
-			x[atTarget], x[atHolds] = 0, 0
-		}
-	}
-}
-
-// vanish makes the snapshot, and before it its children, go for want of a lease,
-// and answers whether that may have happened. Where it may not, w is spoilt.
-func (w work) vanish(k int8) bool {
-	s := w.snapshot(k)
-	if s[atKind] == 0 {
-		return true
-	}
-	if s[atLeased] == 0 || leases(s) != 0 || w.m.Leased && w.held(k) {
-		return false
-	}
-	if !w.vanishChildren(k) {
-		return false
-	}
-	w.drop(k)
-	return true
-}
-
-func (w work) vanishChildren(k int8) bool {
-	for c := range int8(w.m.Keys) {
-		if x := w.snapshot(c); x[atKind] != 0 && x[atParent] == byte(k)+1 && !w.vanish(c) {
-			return false
-		}
-	}
-	return true
-}
-
-// depth is how many snapshots the one stands on, itself included.
-func (w work) depth(k int8) (n byte) {
-	for ; k != None; k = int8(w.snapshot(k)[atParent]) - 1 {
-		n++
-	}
-	return n
-}
-
-func (w work) children(k int8) bool {
-	for c := range int8(w.m.Keys) {
-		if x := w.snapshot(c); x[atKind] != 0 && x[atParent] == byte(k)+1 {
-			return true
-		}
-	}
-	return false
-}
-
-func (w work) endLease(k, l int8) {
-	s := w.snapshot(k)
-	if all := leases(s); all&(1<<l) != 0 {
-		setLeases(s, all&^(1<<l))
-		s[atLeased] = 1
-	}
 }
 
 // Step returns the states in which the operation may have left the family, none
@@ -141,7 +22,10 @@ func (m *Model) Step(state string, in Input, out Output) []string {
 	}
 	switch out.Class {
 	case Failed:
-		states := []string{state}
+		if in.Kind == Untag {
+			return append(m.apply(state, in, Output{}, true), state)
+		}
+		states := []string{m.haunted(state, in)}
 		if m.Keeps && (in.Kind == Prepare || in.Kind == View) {
 			// Where it cannot be mounted it is removed again, and is there until then.
 			in.Handle = None
@@ -154,7 +38,7 @@ func (m *Model) Step(state string, in Input, out Output) []string {
 		return states
 	case Unknown:
 		out.Class = OK
-		return append([]string{state}, m.apply(state, in, out, true)...)
+		return append([]string{m.haunted(state, in)}, m.apply(state, in, out, true)...)
 	}
 	return m.apply(state, in, out, false)
 }
@@ -192,36 +76,40 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 			}
 			return states
 		case Precondition:
-			return is(in.On != None && w.present(in.On) && w.snapshot(in.On)[atKind] != Committed)
+			return is(in.On != None && w.kind(in.On) != 0 && w.kind(in.On) != Committed)
 		case Exists:
-			return is(w.present(in.Key))
+			if w.kind(in.Key) == 0 {
+				return nil
+			}
+			return []string{m.haunted(state, in)}
 		}
-		if in.On != None && w.snapshot(in.On)[atKind] != Committed {
+		if !w.vanish(in.Key) {
 			return nil
 		}
-		if !w.vanish(in.Key) || in.On != None && !w.present(in.On) {
-			return nil
+		var states []string
+		for _, w := range w.pinned(in.On) {
+			s := w.snapshot(in.Key)
+			s[atKind] = Active
+			if in.Kind == View {
+				s[atKind] = ViewOf
+			}
+			s[atParent], s[atLabels], s[atLabels+1] = byte(in.On+1), in.Labels[0], in.Labels[1]
+			if in.Kind == View && in.Handle != None {
+				w.take(in.Handle, in.Key)
+			}
+			states = append(states, string(w.b))
 		}
-		s := w.snapshot(in.Key)
-		s[atKind] = Active
-		if in.Kind == View {
-			s[atKind] = ViewOf
-		}
-		s[atParent], s[atLabels], s[atLabels+1] = byte(in.On+1), in.Labels[0], in.Labels[1]
-		if in.Kind == View && in.Handle != None {
-			w.take(in.Handle, in.Key)
-		}
-		return one(w)
+		return states
 	case Commit:
 		switch out.Class {
 		case NotFound:
 			return absent(in.Key)
 		case Precondition:
-			return is(w.present(in.Key) && w.snapshot(in.Key)[atKind] != Active)
+			return is(w.kind(in.Key) != 0 && w.kind(in.Key) != Active)
 		case Exists:
-			return is(w.present(in.On))
+			return is(w.kind(in.On) != 0)
 		}
-		if !w.vanish(in.On) || w.snapshot(in.Key)[atKind] != Active {
+		if !w.vanish(in.On) || w.kind(in.Key) != Active {
 			return nil
 		}
 		from, to := w.snapshot(in.Key), w.snapshot(in.On)
@@ -237,33 +125,53 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		w.drop(in.Key)
 		return one(w)
 	case Stat:
+		if in.Walk && w.image(in.Key) {
+			return w.walked(in, out)
+		}
 		if out.Class == NotFound {
 			return absent(in.Key)
 		}
-		return is(w.told(in.Key) == out.Snapshot)
+		if w.told(in.Key) == out.Snapshot || w.letGo(in.Key) && w.told(in.Key) == out.Snapshot {
+			return one(w)
+		}
+		return nil
 	case Update:
-		if out.Class == NotFound {
+		switch out.Class {
+		case NotFound:
 			return absent(in.Key)
-		}
-		s := w.snapshot(in.Key)
-		if s[atKind] == 0 {
+		case Precondition: // nobody borrows it
+			if w.letGo(in.Key) && w.lent(in.Key) {
+				return one(w)
+			}
 			return nil
 		}
-		s[atLabels] = in.Labels[0]
-		if in.Whole {
-			s[atLabels+1] = in.Labels[1]
+		all := []work{w}
+		if again := m.open(state); again.image(in.Key) && (assumed || out.Beside || again.snapshot(in.Key)[atGhosts] != 0) && again.letGo(in.Key) {
+			again.borrow(in.Key) // which somebody did
+			all = append(all, again)
 		}
-		if !assumed && w.told(in.Key) != out.Snapshot {
-			return nil
+		var states []string
+		for _, w := range all {
+			s := w.snapshot(in.Key)
+			if s[atKind] == 0 {
+				continue
+			}
+			s[atLabels] = in.Labels[0]
+			if in.Whole {
+				s[atLabels+1] = in.Labels[1]
+			}
+			if assumed || w.told(in.Key) == out.Snapshot {
+				states = append(states, string(w.b))
+			}
 		}
-		return one(w)
+		return states
 	case Usage:
 		if out.Class == NotFound {
 			return absent(in.Key)
 		}
-		return is(w.present(in.Key))
+		return is(w.kind(in.Key) != 0)
 	case Mounts:
-		switch kind := w.snapshot(in.Key)[atKind]; out.Class {
+		switch kind := w.kind(in.Key); out.Class {
 		case NotFound:
 			return absent(in.Key)
 		case Precondition:
@@ -305,14 +213,16 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		}
 		// It revokes a removal that was about to begin, or comes too late for that.
 		all := []work{w}
-		if gone := m.open(state); gone.present(in.Key) && gone.vanish(in.Key) {
-			all = append(all, gone)
+		if late := m.open(state); late.snapshot(in.Key)[atKind] != 0 && late.letGo(in.Key) {
+			all = append(all, late)
 		}
 		var states []string
 		for _, w := range all {
-			s := w.snapshot(in.Key)
-			setLeases(s, leases(s)|1<<in.Lease)
-			states = append(states, string(w.b))
+			for _, w := range w.leased(in.Key, out.Beside || assumed) {
+				s := w.snapshot(in.Key)
+				setLeases(s, leases(s)|1<<in.Lease)
+				states = append(states, string(w.b))
+			}
 		}
 		return states
 	case RemoveLease:
@@ -338,9 +248,9 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		case Precondition:
 			// A snapshot that is being made counts, whatever becomes of it, and one that
 			// is removed until its last mount has ended.
-			return is(m.Leased || w.present(in.Key) && (w.children(in.Key) || out.Beside || x[atGhosts] != 0))
+			return is(m.Leased || w.kind(in.Key) != 0 && (w.children(in.Key) || out.Beside || x[atGhosts] != 0))
 		}
-		if m.Leased || !w.present(in.Key) || !w.vanishChildren(in.Key) {
+		if m.Leased || w.kind(in.Key) == 0 || !w.letGoChildren(in.Key) {
 			return nil
 		}
 		if p := int8(x[atParent]) - 1; p != None && out.Beside {
@@ -354,22 +264,30 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		case NotFound:
 			return absent(in.Key)
 		case Precondition:
-			return is(w.present(in.Key) && s[atKind] != Committed)
+			return is(w.kind(in.Key) != 0 && w.kind(in.Key) != Committed)
 		}
-		if s[atKind] != Committed {
+		if w.kind(in.Key) != Committed {
 			return nil
 		}
 		if assumed {
 			return is(true)
+		}
+		if s[atKind] != Committed { // that of the image
+			return is(out.Layer == ImageLayer && out.Depth == 1)
 		}
 		if out.Depth != w.depth(in.Key) || s[atLayer] != 0 && s[atLayer] != out.Layer {
 			return nil
 		}
 		s[atLayer] = out.Layer
 		return one(w)
+	case Untag:
+		if w.b[atImage] == tagged {
+			w.b[atImage] = untagged
+		}
+		return one(w)
 	case Restart:
 		for k := range int8(m.Keys) {
-			if w.present(k) && m.Leased {
+			if w.snapshot(k)[atKind] != 0 && m.Leased {
 				w.snapshot(k)[atLeased] = 1
 			}
 		}
@@ -380,37 +298,4 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 		return one(w)
 	}
 	panic(fmt.Sprintf("operation %d", in.Kind))
-}
-
-// take makes the handle belong to what k names. It is not mounted.
-func (w work) take(h, k int8) {
-	x := w.handle(h)
-	x[atTarget], x[atHolds] = byte(k)+1, 0
-}
-
-func (w work) told(k int8) Snapshot {
-	s := w.snapshot(k)
-	if s[atKind] == 0 {
-		return Snapshot{}
-	}
-	return Snapshot{Kind: s[atKind], Parent: int8(s[atParent]) - 1, Labels: [2]byte{s[atLabels], s[atLabels+1]}}
-}
-
-// DescribeState writes a state on one line.
-func (m *Model) DescribeState(state string) string {
-	w := m.open(state)
-	var parts []string
-	for k := range int8(m.Keys) {
-		s := w.snapshot(k)
-		if s[atKind] == 0 && leases(s) == 0 {
-			continue
-		}
-		t := w.told(k)
-		p := fmt.Sprintf("k%d %s on %s labels %d %d leases %b", k, [...]string{"absent", "active", "view", "committed"}[s[atKind]], key(t.Parent), t.Labels[0], t.Labels[1], leases(s))
-		if w.held(k) {
-			p += " held"
-		}
-		parts = append(parts, p)
-	}
-	return strings.Join(parts, "; ")
 }

@@ -25,9 +25,10 @@ const (
 	Remove
 	Restart // all processes begin anew, with nothing mounted
 	EnsureLayer
+	Untag // the image lets go of its layer
 )
 
-var kinds = [...]string{"Prepare", "View", "Commit", "Stat", "Update", "Usage", "Mounts", "Mount", "Release", "AddLease", "RemoveLease", "EndLease", "Remove", "Restart", "EnsureLayer"}
+var kinds = [...]string{"Prepare", "View", "Commit", "Stat", "Update", "Usage", "Mounts", "Mount", "Release", "AddLease", "RemoveLease", "EndLease", "Remove", "Restart", "EnsureLayer", "Untag"}
 
 func (k Kind) String() string { return kinds[k] }
 
@@ -59,6 +60,7 @@ type Input struct {
 	On     int8 // the parent, or for Commit the name
 	Lease  int8
 	Handle int8
+	Walk   bool    // Stat is a walk that looks for the key
 	Whole  bool    // Update replaces all labels, otherwise the first alone
 	Labels [2]byte // values, 0 for none; containerd lets a commit inherit the second
 }
@@ -70,8 +72,10 @@ type Output struct {
 	Writable bool     // of Mount
 	Layer    byte     // of EnsureLayer, not 0
 	Depth    byte     // of EnsureLayer: the layers that it consists of
-	// Beside tells of Remove that a call was under way at some moment of it that makes
-	// a snapshot of the key, on top of it, or mounts of it.
+	// Beside tells of Remove, Update and a walk that a call was under way at some moment
+	// of it that makes a snapshot of the key, on top of it, or mounts of it; or that one
+	// that failed may go on. It tells of AddLease that a fault may have kept the layer
+	// from being borrowed.
 	Beside bool
 }
 
@@ -99,7 +103,11 @@ func key(n int8) string {
 // Describe writes an operation on one line.
 func Describe(in Input, out Output) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v(", in.Kind)
+	name := in.Kind.String()
+	if in.Walk {
+		name = "Walk"
+	}
+	fmt.Fprintf(&b, "%s(", name)
 	switch in.Kind {
 	case Prepare, View:
 		fmt.Fprintf(&b, "%s on %s", key(in.Key), key(in.On))
@@ -115,7 +123,7 @@ func Describe(in Input, out Output) string {
 		fmt.Fprintf(&b, "l%d, %s", in.Lease, key(in.Key))
 	case EndLease:
 		fmt.Fprintf(&b, "l%d", in.Lease)
-	case Stat, Usage, Remove, EnsureLayer:
+	case Stat, Usage, Remove, EnsureLayer, Untag:
 		b.WriteString(key(in.Key))
 	}
 	switch in.Kind {

@@ -32,8 +32,9 @@ type Docker struct {
 	Leases leases.Manager
 
 	snapshot.Snapshotter
-	root string
-	db   *bolt.DB // of leases
+	root   string
+	db     *bolt.DB // of leases
+	images *images
 }
 
 // Context returns ctx in the namespace of the leases.
@@ -52,6 +53,9 @@ func openDocker(o Options, open func(graphdriver.Driver, layer.Store, leases.Man
 	driver := d.Layers.(interface{ Driver() graphdriver.Driver }).Driver()
 	if null, ok := driver.(*Null); ok {
 		null.existed = o.Existed
+	}
+	if d.images, err = openImages(d.Layers, filepath.Join(o.Root, "images")); err != nil {
+		return nil, errors.Join(err, d.Layers.Cleanup())
 	}
 	d.db, err = bolt.Open(filepath.Join(o.Root, "leases.db"), 0o600, nil)
 	if err != nil {

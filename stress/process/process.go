@@ -236,6 +236,18 @@ func (p *Process) EnsureLayer(ctx context.Context, key string) ([]string, error)
 	return a.Lines, err
 }
 
+// Pull implements target.Target.
+func (p *Process) Pull(ctx context.Context, image string) (string, error) {
+	a, err := p.call(ctx, Request{Call: "pull", Key: image})
+	return a.Text, err
+}
+
+// Untag implements target.Target.
+func (p *Process) Untag(ctx context.Context, image string) error {
+	_, err := p.call(ctx, Request{Call: "untag", Key: image})
+	return err
+}
+
 // CreateLease implements target.Target.
 func (p *Process) CreateLease(ctx context.Context, lease string) error {
 	_, err := p.call(ctx, Request{Call: "create-lease", Lease: lease})

@@ -29,13 +29,13 @@ const (
 
 func TestMain(m *testing.M) {
 	Register(sound, func(ctx context.Context, root string, f *faults.Injector) (target.Target, error) {
-		return target.OpenPersistent(ctx, target.NewNull(false, f.Driver), root)
+		return target.OpenPersistent(ctx, target.NewNull(false, f.Memory), root)
 	})
 	Register(forgetful, func(ctx context.Context, root string, f *faults.Injector) (target.Target, error) {
 		if err := forget(root); err != nil {
 			return nil, err
 		}
-		return target.OpenPersistent(ctx, target.NewNull(false, f.Driver), root)
+		return target.OpenPersistent(ctx, target.NewNull(false, f.Memory), root)
 	})
 	if reexec.Init() {
 		return

@@ -130,6 +130,10 @@ func (s *server) do(ctx context.Context, r Request, a *Answer) (err error) {
 		err = t.Remove(ctx, r.Key)
 	case "ensure-layer":
 		a.Lines, err = t.EnsureLayer(ctx, r.Key)
+	case "pull":
+		a.Text, err = t.Pull(ctx, r.Key)
+	case "untag":
+		err = t.Untag(ctx, r.Key)
 	case "create-lease":
 		err = t.CreateLease(ctx, r.Lease)
 	case "add-lease":

@@ -36,6 +36,7 @@ type Answer struct {
 	Usage  snapshots.Usage
 	Handle uint64
 	Mounts []mount.Mount
+	Text   string
 	Lines  []string
 	Traits target.Traits
 	Failed *Failure

@@ -33,21 +33,59 @@ type family struct {
 // users counts the calls that make a snapshot of a key, on top of it, or mounts of it.
 type users struct{ begun, ended atomic.Int64 }
 
-func (r *runner) newFamily(w *workload.Workload, name string) *family {
+// newFamily makes a family. Where that cannot have the image that it is to have, it is
+// nil, which is a violation.
+func (r *runner) newFamily(ctx context.Context, w *workload.Workload, name string) *family {
 	traits := r.target.Traits()
 	f := &family{r: r, w: w, name: name, numbers: map[string]int8{}, layers: map[string]byte{}, history: &history.History{Family: name, Model: &model.Model{
 		Keys: w.Family, Handles: w.Group * handlesEach, Leased: traits.Leased, Keeps: traits.Keeps,
 	}}}
-	f.users = make([]users, w.Family)
 	for k := range int8(w.Family) {
 		key := fmt.Sprintf("%s.%d", name, k)
 		if k%4 == 3 { // one that no graph ID can be
 			key = fmt.Sprintf("%s:%d", name, k)
 		}
-		f.keys = append(f.keys, key)
-		f.numbers[key] = k
+		f.add(key)
 	}
+	if w.Image && !f.pull(ctx) {
+		return nil
+	}
+	f.users = make([]users, len(f.keys))
 	return f
+}
+
+func (f *family) add(key string) {
+	f.numbers[key] = int8(len(f.keys))
+	f.keys = append(f.keys, key)
+}
+
+// pull makes an image that has the name of the family, and its layer's chain ID a key.
+func (f *family) pull(ctx context.Context) bool {
+	var chainID string
+	var err error
+	again(func() bool {
+		if f.r.enter(ctx) != nil {
+			return false
+		}
+		defer f.r.leave()
+		f.r.pulling.RLock()
+		defer f.r.pulling.RUnlock()
+		chainID, err = f.r.target.Pull(ctx, f.name)
+		return err == nil
+	})
+	if err != nil {
+		f.r.violation(f.name, fmt.Sprintf("an image cannot be pulled: %v", err), nil, "")
+		return false
+	}
+	f.add(chainID)
+	f.layers[chainID] = model.ImageLayer // the diff ID of the lowest layer is its chain ID
+	f.history.Model.Keys, f.history.Model.Image = len(f.keys), true
+	return true
+}
+
+// image is the number of the image's layer, if there is one.
+func (f *family) image() (k int8, ok bool) {
+	return int8(f.w.Family), f.history.Model.Image
 }
 
 // key is what number k is called.
@@ -91,8 +129,11 @@ func (f *family) watch(k int8) (used func() bool) {
 
 // end looks at the whole family a last time and lets it go.
 func (f *family) end(ctx context.Context, c *client) {
-	for k := range int8(f.w.Family) {
-		c.stat(ctx, k)
+	for k := range f.keys {
+		c.stat(ctx, int8(k))
+	}
+	if _, ok := f.image(); ok {
+		again(func() bool { return c.untag(ctx) == nil })
 	}
 	if f.r.target.Traits().Leased {
 		f.endLeases(ctx, c)
@@ -112,8 +153,8 @@ func (f *family) endLeases(ctx context.Context, c *client) {
 		defer f.r.leave()
 		return f.createLease(ctx, last)
 	})
-	for k := range int8(f.w.Family) {
-		again(func() bool { return c.addLease(ctx, last, k) == nil })
+	for k := range f.keys {
+		again(func() bool { return c.addLease(ctx, last, int8(k)) == nil })
 	}
 	for l := range int8(f.leases.Load()) {
 		again(func() bool { return c.endLease(ctx, l, false) == nil })

@@ -82,8 +82,10 @@ func (r *runner) kills(ctx context.Context) {
 		if r.enter(ctx) != nil { // beside calls, not beside a restart or a look
 			return
 		}
+		r.pulling.Lock()
 		r.dead.Store(true)
 		err := t.Kill()
+		r.pulling.Unlock()
 		r.leave()
 		if err != nil {
 			r.violation("", fmt.Sprintf("kill: %v", err), nil, "")

@@ -41,6 +41,12 @@ var planted = map[string][]change{
 	"a lost update of labels": {
 		{"engine/update.go", "	s.body = &b\n	m.e.publish(o, s)\n	m.Answer(&b)", "	m.e.publish(o, s)\n	m.Answer(&b)"},
 	},
+	"a layer let go of while snapshots stand on it": {
+		{"engine/layers.go", "	for _, lease := range e.keys.Load(key).plain().leases {\n", "	_ = e.releaseLayer(l)\n	for _, lease := range e.keys.Load(key).plain().leases {\n"},
+	},
+	"a snapshot that takes the key of a layer": {
+		{"engine/pending.go", "	if e.lender(key) != nil {\n		return errTaken(key)", "	if false {\n		return errTaken(key)"},
+	},
 	"a view that writes through": {
 		{"engine/mount.go", "	if readonly {\n		options = append(options, \"ro\")", "	if false {\n		options = append(options, \"ro\")"},
 	},

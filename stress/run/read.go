@@ -67,6 +67,10 @@ func (c *client) walk(ctx context.Context, keys ...int8) {
 	}
 	defer c.r.leave()
 	found := map[int8]model.Snapshot{}
+	used := func() bool { return false }
+	if k, ok := c.image(); ok {
+		used = c.watch(k)
+	}
 	end := c.r.recorder.Begin(c.number, "walk")
 	began := c.r.clock.Now()
 	var wrong error
@@ -83,6 +87,7 @@ func (c *client) walk(ctx context.Context, keys ...int8) {
 		return err
 	})
 	over := c.r.clock.Now()
+	beside := used() || c.r.config.Faults.Any()
 	class := model.OK.String()
 	if err != nil {
 		class = "fault"
@@ -96,11 +101,12 @@ func (c *client) walk(ctx context.Context, keys ...int8) {
 	}
 	for i, k := range keys {
 		o := history.Operation{Client: c.number%c.w.Group + (3+i)*c.w.Group, Call: began, Return: over,
-			Input: model.Input{Kind: model.Stat, Key: k, On: model.None, Lease: model.None, Handle: model.None}}
+			Input: model.Input{Kind: model.Stat, Walk: true, Key: k, On: model.None, Lease: model.None, Handle: model.None}}
 		s, ok := found[k]
 		if o.Output.Snapshot = s; !ok {
 			o.Output = model.Output{Class: model.NotFound}
 		}
+		o.Output.Beside = beside
 		c.history.Add(o)
 	}
 }

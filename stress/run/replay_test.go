@@ -32,9 +32,9 @@ const (
 
 // TestReplays runs short histories with a clock of their own, on which time passes
 // only when everybody waits: a seed decides what clients do and when, which calls of
-// the driver and of the database fail and how long they take, when the target is
-// restarted, and with that the order of things, but for what happens at the same
-// instant. A seed that fails is printed, with what runs it again.
+// the driver, the layer store and the database fail and how long they take, when the
+// target is restarted, and with that the order of things, but for what happens at the
+// same instant. A seed that fails is printed, with what runs it again.
 //
 // Processes with one processor each share the seeds, for with one little happens at the
 // same instant.
@@ -145,7 +145,7 @@ func replay(t *testing.T, root string, seed uint64) *metrics.Result {
 	c, copies := schedule(t, seed)
 	c.Faults.Hook(false)
 	c.Faults.Calm(true)
-	e, err := target.OpenEngine(ctx, target.NewNull(copies, c.Faults.Driver), dir, engine.WithGrace(time.Second), engine.WithLeaseSweep(time.Second))
+	e, err := target.OpenEngine(ctx, target.NewNull(copies, c.Faults.Memory), dir, engine.WithGrace(time.Second), engine.WithLeaseSweep(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +179,7 @@ func schedule(t *testing.T, seed uint64) (c Config, copies bool) {
 	w.Steps = min(w.Steps, 20)
 	rates := faults.Rates{
 		Driver: faults.Calls{Error: 0.05 * choice.Float64(), Panic: 0.03 * choice.Float64(), Delay: 0.9},
+		Layers: faults.Calls{Error: 0.1 * choice.Float64(), Panic: 0.05 * choice.Float64(), Delay: 0.9},
 		Cancel: 0.1 * choice.Float64(), Longest: 20 * time.Millisecond,
 	}
 	if crashpoint.Enabled && choice.IntN(4) > 0 {

@@ -88,6 +88,9 @@ type runner struct {
 	stop     context.CancelFunc
 
 	full sync.Mutex // held while the disk is full
+	// pulling is held by who pulls an image: a layer store that is killed amid that
+	// leaves a directory behind, as dockerd does.
+	pulling sync.RWMutex
 
 	mu       sync.Mutex
 	open     map[*family]bool
@@ -175,6 +178,7 @@ func newRunner(t target.Target, c Config) *runner {
 	c.Rough = c.Rough || c.Restart > 0 || c.Kill > 0 || c.Fill != nil
 	c.Clients = max(1, c.Clients)
 	c.Workload.Group = min(c.Workload.Group, c.Clients)
+	c.Workload.Image = c.Workload.Image && t.Traits().Layers
 	return &runner{
 		config: c, target: t, recorder: metrics.NewRecorder(c.Clients),
 		gate: semaphore.NewWeighted(everybody), open: map[*family]bool{}, began: time.Now(),
@@ -235,14 +239,17 @@ func (r *runner) group(ctx context.Context, number int, finished chan<- *history
 		if r.config.Families > 0 && n > r.config.Families {
 			return
 		}
-		f := r.newFamily(w, fmt.Sprintf("f%d", n))
+		// A family is finished in order though the run ends meanwhile.
+		calls := context.WithoutCancel(ctx)
+		f := r.newFamily(calls, w, fmt.Sprintf("f%d", n))
+		if f == nil {
+			return
+		}
 		r.mu.Lock()
 		r.open[f] = true
 		r.mu.Unlock()
 		clients := make([]*client, w.Group)
 		var g sync.WaitGroup
-		// A family is finished in order though the run ends meanwhile.
-		calls := context.WithoutCancel(ctx)
 		for i := range clients {
 			c := f.newClient(number*w.Group+i, w.NewChooser(r.config.Seed, n<<16|uint64(i)))
 			clients[i] = c

@@ -33,7 +33,7 @@ func onNull(t *testing.T, c Config) *metrics.Result {
 	}
 	c.Faults.Hook(false)
 	c.Faults.Calm(true)
-	e, err := target.OpenEngine(ctx, target.NewNull(c.Seed%2 == 1, c.Faults.Driver), t.TempDir())
+	e, err := target.OpenEngine(ctx, target.NewNull(c.Seed%2 == 1, c.Faults.Memory), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestEveryWorkloadIsLinearizable(t *testing.T) {
 			"healthy": {},
 			"faulty": {
 				Restart: 200 * time.Millisecond, Checkpoint: 300 * time.Millisecond,
-				Faults: faults.New(faults.Rates{Driver: faults.Calls{Error: 0.03, Panic: 0.01, Delay: 0.2}, Database: ofTheDatabase(), Cancel: 0.05, Longest: time.Millisecond}, uint64(i)),
+				Faults: faults.New(faults.Rates{Driver: faults.Calls{Error: 0.03, Panic: 0.01, Delay: 0.2}, Layers: faults.Calls{Error: 0.05, Panic: 0.02, Delay: 0.2}, Database: ofTheDatabase(), Cancel: 0.05, Longest: time.Millisecond}, uint64(i)),
 			},
 		} {
 			t.Run(fmt.Sprintf("%s/%s", name, kind), func(t *testing.T) {

@@ -77,6 +77,11 @@ func (c *client) step(ctx context.Context) {
 		return
 	case "remove":
 		in.Kind, in.Key = model.Remove, c.Key()
+	case "untag":
+		if _, ok := c.image(); ok {
+			_ = c.untag(ctx)
+		}
+		return
 	case "ensure-layer":
 		if !c.r.target.Traits().Layers {
 			return
@@ -105,14 +110,20 @@ func (c *client) perform(ctx context.Context, in model.Input) {
 			return o, t.Commit(ctx, c.key(in.On), c.key(in.Key), labels)
 		})
 	case model.Stat:
-		c.stat(ctx, in.Key)
+		if in.Walk {
+			c.walk(ctx, in.Key)
+		} else {
+			c.stat(ctx, in.Key)
+		}
 	case model.Update:
 		path := "labels." + labelNames[0]
 		if in.Whole {
 			path = "labels"
 		}
 		c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+			used := c.watch(in.Key)
 			info, err := t.Update(ctx, snapshots.Info{Name: c.key(in.Key), Labels: named(in.Labels)}, path)
+			o.Beside = used() || c.r.config.Faults.Any()
 			if err == nil {
 				o.Snapshot, err = c.told(info)
 			}
@@ -157,6 +168,16 @@ func (c *client) perform(ctx context.Context, in model.Input) {
 // layerPatience is how long a client waits for a layer: while a mount is held that the
 // snapshot could be written through there is none, and it may hold that mount itself.
 const layerPatience = 100 * time.Millisecond
+
+// untag has the image let go of its layer.
+func (c *client) untag(ctx context.Context) error {
+	k, _ := c.image()
+	in := model.Input{Kind: model.Untag, Key: k, On: model.None, Lease: model.None, Handle: model.None}
+	_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
+		return o, c.r.target.Untag(ctx, c.name)
+	})
+	return err
+}
 
 func (c *client) remove(ctx context.Context, k int8) error {
 	in := model.Input{Kind: model.Remove, Key: k, On: model.None, Lease: model.None, Handle: model.None}

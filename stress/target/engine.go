@@ -178,6 +178,25 @@ func (t *Engine) EnsureLayer(ctx context.Context, key string) ([]string, error) 
 	return l.DiffIDs(), nil
 }
 
+var errNoImages = fmt.Errorf("there is no layer store: %w", errdefs.ErrNotImplemented)
+
+// Pull implements Target.
+func (t *Engine) Pull(_ context.Context, image string) (string, error) {
+	if t.layers == nil {
+		return "", errNoImages
+	}
+	return t.layers.pull(image), nil
+}
+
+// Untag implements Target.
+func (t *Engine) Untag(_ context.Context, image string) error {
+	if t.layers == nil {
+		return errNoImages
+	}
+	t.layers.untag(image)
+	return nil
+}
+
 // Remove implements Target.
 func (t *Engine) Remove(ctx context.Context, key string) error { return t.engine.Remove(ctx, key) }
 

@@ -19,18 +19,22 @@ import (
 const contents = 3
 
 // Layers is a layer store in memory on a Null: an engine.Layers that counts references,
-// and lets what steps in before calls of the Null step in before its own. It outlives
-// the engines that are opened on it, but for their references.
+// and lets what steps in before calls of the Null step in before its own, such as
+// layers.Register. It outlives the engines that are opened on it, but for their
+// references.
 type Layers struct {
 	driver *Null
 
 	mu     sync.Mutex
 	layers map[string]*storedLayer // by chain ID
 	given  map[*reference]bool     // references that were not released
-	copied map[string]string       // what a copy holds, by its graph ID
+	held   map[string]string       // what directories hold that the engine did not make, by graph ID
+	images map[string]*storedLayer // that are tagged
+	stuck  map[string]bool         // graph IDs of layers that are gone, which failed to delete
 }
 
-// storedLayer is a layer. What keeps it are references and the layers on top of it.
+// storedLayer is a layer. What keeps it are references, its image, and the layers on top
+// of it.
 type storedLayer struct {
 	chainID, diffID, graphID string
 	on                       *storedLayer
@@ -42,7 +46,7 @@ type reference struct{ *storedLayer }
 
 // NewLayers returns a layer store without layers.
 func NewLayers(d *Null) *Layers {
-	return &Layers{driver: d, layers: map[string]*storedLayer{}, given: map[*reference]bool{}, copied: map[string]string{}}
+	return &Layers{driver: d, layers: map[string]*storedLayer{}, given: map[*reference]bool{}, held: map[string]string{}, images: map[string]*storedLayer{}, stuck: map[string]bool{}}
 }
 
 // ChainID implements engine.Layer.
@@ -80,6 +84,43 @@ func (s *Layers) forget() {
 	clear(s.given)
 }
 
+// enter lets faults step in before a call.
+func (s *Layers) enter(call, id string) error {
+	if s.driver.before == nil {
+		return nil
+	}
+	return s.driver.before("layers."+call, id)
+}
+
+// pull makes an image of one layer, with a directory that is the layer store's, and
+// returns the chain ID.
+func (s *Layers) pull(image string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.images[image]; l != nil {
+		return l.chainID
+	}
+	id := digest.FromString("image " + image).String()
+	l := &storedLayer{chainID: id, diffID: id, graphID: "image-" + image, kept: 1}
+	s.driver.add(l.graphID)
+	s.held[l.graphID], s.layers[id], s.images[image] = image, l, l
+	return id
+}
+
+// untag gives up the reference of the image.
+func (s *Layers) untag(image string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.images[image]
+	if l == nil {
+		return
+	}
+	delete(s.images, image)
+	for _, id := range s.letGo(l) {
+		s.delete(id)
+	}
+}
+
 func (s *Layers) give(l *storedLayer) engine.Layer {
 	r := &reference{l}
 	s.given[r] = true
@@ -89,6 +130,9 @@ func (s *Layers) give(l *storedLayer) engine.Layer {
 
 // Get implements engine.Layers.
 func (s *Layers) Get(chainID string) (engine.Layer, error) {
+	if err := s.enter("Get", chainID); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.layers[chainID]; l != nil {
@@ -129,8 +173,8 @@ func (s *Layers) All() (all []engine.Layer) {
 	return all
 }
 
-// Release implements engine.Layers. A copy, and the directories of the layers below, which
-// nobody else would delete, go without a fault: Docker's looks for them when it starts.
+// Release implements engine.Layers. As with Docker's, a fault keeps the directory of the
+// layer that goes from being deleted, and the layer is gone all the same.
 func (s *Layers) Release(l engine.Layer) error {
 	r := l.(*reference)
 	s.mu.Lock()
@@ -142,35 +186,47 @@ func (s *Layers) Release(l engine.Layer) error {
 		return errdefs.ErrInternal
 	}
 	delete(s.given, r)
-	var gone []string
-	for l := r.storedLayer; l != nil; l = l.on {
+	gone := s.letGo(r.storedLayer)
+	s.mu.Unlock()
+	failed := true
+	defer func() { // a panic comes by as well
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i, id := range gone {
+			if i == 0 && failed {
+				s.stuck[id] = true
+				continue
+			}
+			s.delete(id)
+		}
+	}()
+	err := s.enter("Release", r.chainID)
+	failed = err != nil
+	return err
+}
+
+// letGo takes away one of what keeps the layer, and returns the graph IDs of the layers
+// that are gone with that, from the top.
+func (s *Layers) letGo(l *storedLayer) (gone []string) {
+	for ; l != nil; l = l.on {
 		if l.kept--; l.kept > 0 {
 			break
 		}
 		delete(s.layers, l.chainID)
 		gone = append(gone, l.graphID)
 	}
-	s.mu.Unlock()
-	var err error
-	for i, id := range gone {
-		if i == 0 && !s.isCopy(id) {
-			err = s.driver.Remove(id)
-			continue
-		}
-		s.driver.drop(id)
-	}
-	return err
+	return gone
 }
 
-func (s *Layers) isCopy(graphID string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, copied := s.copied[graphID]
-	return copied
+// delete deletes the directory of a layer that is gone. One that the engine made is not
+// mounted by then. Of others the driver ends what is mounted, where unmounting failed.
+func (s *Layers) delete(graphID string) {
+	_, held := s.held[graphID]
+	s.driver.drop(graphID, held)
 }
 
 func (s *Layers) content(graphID string) string {
-	if c, ok := s.copied[graphID]; ok {
+	if c, ok := s.held[graphID]; ok {
 		return c
 	}
 	h := fnv.New32()
@@ -180,7 +236,7 @@ func (s *Layers) content(graphID string) string {
 
 // Checksum implements engine.Layers.
 func (s *Layers) Checksum(ctx context.Context, graphID, parent, tarSplit string) (engine.Checksum, error) {
-	if err := errors.Join(s.driver.enter("Checksum", graphID), ctx.Err()); err != nil {
+	if err := errors.Join(s.enter("Checksum", graphID), ctx.Err()); err != nil {
 		return engine.Checksum{}, err
 	}
 	s.driver.standsOn(graphID, parent)
@@ -191,18 +247,18 @@ func (s *Layers) Checksum(ctx context.Context, graphID, parent, tarSplit string)
 
 // Copy implements engine.Layers.
 func (s *Layers) Copy(_ context.Context, graphID, _, to, _ string) error {
-	if err := s.driver.enter("Copy", graphID); err != nil {
+	if err := s.enter("Copy", graphID); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.copied[to] = s.content(graphID)
+	s.held[to] = s.content(graphID)
 	return nil
 }
 
 // Register implements engine.Layers.
 func (s *Layers) Register(graphID, parent string, c engine.Checksum, _ string) (engine.Layer, error) {
-	if err := s.driver.enter("Register", graphID); err != nil {
+	if err := s.enter("Register", graphID); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -251,5 +307,13 @@ func (s *Layers) disagreements(all []engine.Resident, complain func(format strin
 	}
 }
 
-// owns tells whether the directory is that of a layer. There may be no layer store.
-func (s *Layers) owns(graphID string) bool { return s != nil && s.Find(graphID) != nil }
+// owns tells whether the directory is that of a layer, or was. There may be no layer
+// store.
+func (s *Layers) owns(graphID string) bool {
+	if s == nil || s.Find(graphID) != nil {
+		return s != nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stuck[graphID]
+}

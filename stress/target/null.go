@@ -16,17 +16,16 @@ import (
 
 // Null is an engine.Driver that keeps its directories in memory. It counts calls,
 // checks what the engine promises to drivers, and lets faults step in before each
-// call. It outlives the engines that are opened on it, as a disk does.
+// call, such as driver.Create. It outlives the engines that are opened on it, as a disk does.
 type Null struct {
 	copies bool
-	before func(call, id string) error // nil, or may block, fail or panic
+	before func(call, id string) error // nil, or may block, fail or panic; of a layer store too
 
 	journal *journal
 
 	mu      sync.Mutex
 	parents map[string]string // of directories
 	mounted map[string]int
-	doomed  map[string]bool // Remove was called
 	calls   map[string]uint64
 	wrong   []string
 }
@@ -35,7 +34,7 @@ type Null struct {
 func NewNull(copies bool, before func(call, id string) error) *Null {
 	return &Null{
 		copies: copies, before: before,
-		parents: map[string]string{}, mounted: map[string]int{}, doomed: map[string]bool{}, calls: map[string]uint64{},
+		parents: map[string]string{}, mounted: map[string]int{}, calls: map[string]uint64{},
 	}
 }
 
@@ -84,7 +83,7 @@ func (d *Null) enter(call, id string) error {
 	d.calls[call]++
 	d.mu.Unlock()
 	if d.before != nil {
-		return d.before(call, id)
+		return d.before("driver."+call, id)
 	}
 	return nil
 }
@@ -110,32 +109,44 @@ func (d *Null) Create(id, parent string) error {
 		return fmt.Errorf("parent %q: %w", parent, errdefs.ErrNotFound)
 	}
 	d.parents[id] = parent
-	delete(d.doomed, id)
 	return d.journal.add("create", id, parent)
 }
 
 // Remove implements engine.Driver.
 func (d *Null) Remove(id string) error {
-	d.mu.Lock()
-	d.doomed[id] = true
-	d.mu.Unlock()
 	if err := d.enter("Remove", id); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.mounted[id] > 0 {
-		d.complain("the driver was asked to remove %q, which is mounted", id)
-	}
+	d.removable(id)
 	delete(d.parents, id)
-	delete(d.doomed, id)
 	return d.journal.add("remove", id)
 }
 
-// drop deletes the directory, whatever faults there are.
-func (d *Null) drop(id string) {
+// removable complains where the directory is mounted.
+func (d *Null) removable(id string) {
+	if d.mounted[id] > 0 {
+		d.complain("the driver was asked to remove %q, which is mounted", id)
+	}
+}
+
+// add makes a directory on nothing, whatever faults there are.
+func (d *Null) add(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.parents[id] = ""
+	_ = d.journal.add("create", id, "")
+}
+
+// drop deletes the directory, whatever faults there are. Where it may be mounted nobody
+// complains.
+func (d *Null) drop(id string, mounted bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !mounted {
+		d.removable(id)
+	}
 	delete(d.parents, id)
 	_ = d.journal.add("remove", id)
 }

@@ -27,6 +27,12 @@ type Target interface {
 	// returns their diff IDs, lowest first.
 	EnsureLayer(ctx context.Context, key string) ([]string, error)
 
+	// Pull makes an image that has a layer of its own, and returns the chain ID of that.
+	// One that is there stays as it is.
+	Pull(ctx context.Context, image string) (chainID string, err error)
+	// Untag has the image let go of its layer.
+	Untag(ctx context.Context, image string) error
+
 	// CreateLease makes a lease, whose ID was never used.
 	CreateLease(ctx context.Context, lease string) error
 	// AddLease and RemoveLease answer ErrNotFound where the lease ended.
