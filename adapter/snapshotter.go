@@ -16,6 +16,7 @@ import (
 	"github.com/moby/sys/user"
 
 	"github.com/graphsnap/graphsnap/engine"
+	"github.com/graphsnap/graphsnap/mounts"
 )
 
 // Opt says what a snapshotter stands on. The first four fields are those of the
@@ -200,3 +201,8 @@ func (s *snapshotter) Close() error { return s.engine.Close() }
 
 // Stats tells of the engine, to those that assert it.
 func (s *snapshotter) Stats() engine.Stats { return s.engine.Stats() }
+
+// Census lists what the engine knows, to those that assert it.
+func (s *snapshotter) Census(ctx context.Context) ([]engine.Resident, []mounts.Entry, error) {
+	return s.engine.Census(ctx)
+}

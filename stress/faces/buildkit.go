@@ -4,6 +4,7 @@ package faces
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -25,6 +26,9 @@ type BuildKit struct {
 	driver  string
 	root    string
 	options []engine.Option
+	// Patience is how long Audit waits for what happens in the background, two minutes
+	// by default.
+	Patience time.Duration
 
 	*peer.Docker
 }
@@ -32,7 +36,9 @@ type BuildKit struct {
 // OpenBuildKit opens the face with all that it keeps in root. Where the driver does
 // not work there the error is the driver's.
 func OpenBuildKit(ctx context.Context, driver, root string, options ...engine.Option) (*BuildKit, error) {
-	return openBuildKit(ctx, &BuildKit{name: "buildkit", driver: driver, root: root, options: options})
+	// What was there before a start goes fast, so that removal runs beside everything else.
+	options = append([]engine.Option{engine.WithGrace(50 * time.Millisecond)}, options...)
+	return openBuildKit(ctx, &BuildKit{name: "buildkit", driver: driver, root: root, options: options, Patience: 2 * time.Minute})
 }
 
 // OpenMoby opens the snapshotter inside dockerd 28.5.2's builder in the same way. It

@@ -1,6 +1,7 @@
 package faces
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,14 +19,57 @@ import (
 	"github.com/graphsnap/graphsnap/engine"
 )
 
+// home is the directory of one of Docker's graph drivers. It is the target.Disk of a
+// driver whose calls nobody counts.
+type home struct{ driver, path string }
+
+// newHome is the home that the driver has below root.
+func newHome(driver, root string) (home, error) {
+	root, err := filepath.EvalSymlinks(root) // as the kernel lists mounts
+	return home{driver, filepath.Join(root, driver)}, err
+}
+
 // shelves are where graph drivers keep their directories, below their homes.
 var shelves = map[string]string{"overlay2": "", "vfs": "dir", "btrfs": "subvolumes"}
+
+// Directories implements target.Disk.
+func (h home) Directories() (map[string]bool, error) {
+	entries, err := os.ReadDir(filepath.Join(h.path, shelves[h.driver]))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the first Create makes it
+		return nil, err
+	}
+	ids := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		if h.driver != "overlay2" || e.Name() != "l" {
+			ids[e.Name()] = true
+		}
+	}
+	return ids, nil
+}
+
+// Mounted implements target.Disk. It asks the kernel.
+func (h home) Mounted() ([]string, error) {
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(h.path))
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, i := range infos {
+		if id, ok := strings.CutSuffix(i.Mountpoint, "/merged"); ok {
+			ids = append(ids, filepath.Base(id))
+		}
+	}
+	return ids, nil
+}
+
+// Describes implements target.Disk: what stands on nothing is not mounted by overlay2,
+// and nothing is by others.
+func (h home) Describes() bool { return true }
 
 // Disk is one of Docker's graph drivers as a target.Driver. It counts calls.
 type Disk struct {
 	engine.Driver
-	name      string
-	home      string
+	home
 	describes bool
 
 	mu      sync.Mutex
@@ -37,11 +81,11 @@ type Disk struct {
 // NewDisk starts the graph driver name with its home below root. Where the driver does
 // not work there the error is the driver's. overlayMounts is as in adapter.DriverOpt.
 func NewDisk(name, root string, overlayMounts bool) (*Disk, error) {
-	root, err := filepath.EvalSymlinks(root) // as the kernel lists mounts
+	at, err := newHome(name, root)
 	if err != nil {
 		return nil, err
 	}
-	gd, err := graphdriver.New(name, graphdriver.Options{Root: root})
+	gd, err := graphdriver.New(name, graphdriver.Options{Root: filepath.Dir(at.path)})
 	if err != nil {
 		return nil, fmt.Errorf("open %s in %s: %w", name, root, err)
 	}
@@ -50,7 +94,7 @@ func NewDisk(name, root string, overlayMounts bool) (*Disk, error) {
 		return nil, err
 	}
 	return &Disk{
-		Driver: driver, name: name, home: filepath.Join(root, name), describes: overlayMounts,
+		Driver: driver, home: at, describes: overlayMounts,
 		mounted: map[string]int{}, calls: map[string]uint64{},
 	}, nil
 }
@@ -105,9 +149,9 @@ func (d *Disk) Put(id string) error {
 }
 
 // Name implements target.Driver.
-func (d *Disk) Name() string { return d.name }
+func (d *Disk) Name() string { return d.driver }
 
-// Describes implements target.Driver.
+// Describes implements target.Disk.
 func (d *Disk) Describes() bool { return d.describes }
 
 // Calls implements target.Driver.
@@ -126,34 +170,37 @@ func (d *Disk) Wrong() []string {
 	return wrong
 }
 
-// Directories implements target.Driver.
-func (d *Disk) Directories() (map[string]bool, error) {
-	entries, err := os.ReadDir(filepath.Join(d.home, shelves[d.name]))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the first Create makes it
-		return nil, err
-	}
-	ids := make(map[string]bool, len(entries))
-	for _, e := range entries {
-		if d.name != "overlay2" || e.Name() != "l" {
-			ids[e.Name()] = true
-		}
-	}
-	return ids, nil
-}
-
-// Mounted implements target.Driver. It asks the kernel too.
+// Mounted implements target.Disk. It asks the kernel too.
 func (d *Disk) Mounted() ([]string, error) {
-	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(d.home))
+	found, err := d.home.Mounted()
 	if err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ids := maps.Clone(d.mounted)
-	for _, i := range infos {
-		if id, ok := strings.CutSuffix(i.Mountpoint, "/merged"); ok {
-			ids[filepath.Base(id)]++
-		}
+	for _, id := range found {
+		ids[id]++
 	}
 	return slices.Collect(maps.Keys(ids)), nil
+}
+
+// Check implements target.Driver.
+func (d *Disk) Check(ctx context.Context, database string) []string {
+	report, err := adapter.Check(ctx, adapter.CheckOpt{Database: database, Driver: d.driver, Home: d.path})
+	return findings(report, err)
+}
+
+// findings are those that say that something is wrong. A snapshot that never was in a
+// lease stays until its process ends, and what a Close cut short is no mistake.
+func findings(r *adapter.CheckReport, err error) (wrong []string) {
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, f := range r.Findings {
+		if !f.Note && f.Kind != "snapshot-unleased" && f.Kind != "removing" {
+			wrong = append(wrong, f.String())
+		}
+	}
+	return wrong
 }

@@ -33,6 +33,7 @@ type Docker struct {
 
 	snapshot.Snapshotter
 	root   string
+	driver string
 	db     *bolt.DB // of leases
 	images *images
 }
@@ -45,8 +46,8 @@ func Context(ctx context.Context) context.Context {
 // openDocker makes the layer store and the database of leases, and opens a
 // snapshotter on them.
 func openDocker(o Options, open func(graphdriver.Driver, layer.Store, leases.Manager) (snapshot.Snapshotter, leases.Manager, error)) (_ *Docker, err error) {
-	d := &Docker{root: o.Root}
-	d.Layers, err = layer.NewStoreFromOptions(layer.StoreOptions{Root: o.Root, GraphDriver: cmp.Or(o.Driver, nullDriver)})
+	d := &Docker{root: o.Root, driver: cmp.Or(o.Driver, nullDriver)}
+	d.Layers, err = layer.NewStoreFromOptions(layer.StoreOptions{Root: o.Root, GraphDriver: d.driver})
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func openDocker(o Options, open func(graphdriver.Driver, layer.Store, leases.Man
 	if d.images, err = openImages(d.Layers, filepath.Join(o.Root, "images")); err != nil {
 		return nil, errors.Join(err, d.Layers.Cleanup())
 	}
-	d.db, err = bolt.Open(filepath.Join(o.Root, "leases.db"), 0o600, nil)
+	d.db, err = bolt.Open(d.leaseDatabase(), 0o600, nil)
 	if err != nil {
 		return nil, errors.Join(err, d.Layers.Cleanup())
 	}
@@ -82,6 +83,22 @@ func openMoby(o Options) (Snapshotter, error) {
 
 // Database is the path of the bolt database that holds the snapshots.
 func (d *Docker) Database() string { return filepath.Join(d.root, "snapshots.db") }
+
+// Check compares what graphsnap has left on disk, after Close.
+func (d *Docker) Check(ctx context.Context) (*adapter.CheckReport, error) {
+	db, err := bolt.Open(d.leaseDatabase(), 0o600, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	return adapter.Check(ctx, adapter.CheckOpt{
+		Database: d.Database(), Driver: d.driver, Home: filepath.Join(d.root, d.driver),
+		LayerDB: filepath.Join(d.root, "image", d.Layers.DriverName(), "layerdb"),
+		Leases:  metadata.NewLeaseManager(metadata.NewDB(db, nil, nil)), Namespace: namespace,
+	})
+}
+
+func (d *Docker) leaseDatabase() string { return filepath.Join(d.root, "leases.db") }
 
 // View is BuildKit's. That of moby makes no snapshot.
 func (d *Docker) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (Mountable, error) {

@@ -3,6 +3,7 @@ package peer
 import (
 	"bytes"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -57,6 +58,21 @@ func (d *Null) Exists(id string) bool {
 	}
 	return d.existed != nil && d.existed(id)
 }
+
+// Directories returns the graph IDs that it was asked to make and not to remove since.
+func (d *Null) Directories() (map[string]bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	made := maps.Clone(d.made)
+	maps.DeleteFunc(made, func(_ string, made bool) bool { return !made })
+	return made, nil
+}
+
+// Mounted returns none.
+func (d *Null) Mounted() ([]string, error) { return nil, nil }
+
+// Describes tells that a directory that is held need not be mounted.
+func (d *Null) Describes() bool { return true }
 
 // Create implements graphdriver.Driver.
 func (d *Null) Create(id, _ string, _ *graphdriver.CreateOpts) error { d.set(id, true); return nil }

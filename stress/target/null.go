@@ -60,6 +60,9 @@ func (d *Null) Wrong() []string {
 	return wrong
 }
 
+// Check implements Driver.
+func (d *Null) Check(context.Context, string) []string { return nil }
+
 // Directories implements Driver.
 func (d *Null) Directories() (map[string]bool, error) {
 	d.mu.Lock()

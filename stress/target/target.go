@@ -72,15 +72,12 @@ type Traits struct {
 // the engines that are opened on it.
 type Driver interface {
 	engine.Driver
+	Disk
 
 	Name() string
-	// Describes tells whether the driver may leave the mounting to those who hold a
-	// directory.
-	Describes() bool
-	// Directories returns the graph IDs that have one.
-	Directories() (map[string]bool, error)
-	// Mounted returns the graph IDs that are mounted by the driver.
-	Mounted() ([]string, error)
+	// Check returns what else on the disk does not fit the database of an engine that is
+	// closed.
+	Check(ctx context.Context, database string) []string
 	// Calls returns how often each method was called.
 	Calls() map[string]uint64
 	// Wrong returns what was asked since the last call and never should be.
