@@ -149,6 +149,8 @@ func (s *settings) complete(checkGiven bool) (err error) {
 		return fmt.Errorf("the directories of the driver null do not outlive a restart of the target %s", s.target)
 	case slices.Contains(targets[3:], s.target) && s.rates.Any():
 		return errors.New("faults are for graphsnap")
+	case s.rates.Layers.Any() && s.target != "buildkit" && (s.target != "engine" || s.driver != "null" || s.run.Kill > 0):
+		return errors.New("faults of the layer store are for targets that have one: buildkit, and engine on the driver null without -kill")
 	case s.peers != "" && (s.rates.Any() || s.run.Restart+s.run.Kill > 0 || len(s.sweep) > 0 || s.scripts):
 		return errors.New("-peer goes with no faults, restarts, sweeps or scripts")
 	case s.trace != "" && (s.rates.Any() || s.run.Restart+s.run.Kill > 0 || s.scripts):

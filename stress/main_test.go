@@ -41,6 +41,7 @@ func TestBadCommandLinesAreOneLine(t *testing.T) {
 		"-peer moby -sweep batch=1":            "-peer goes with no",
 		"-scripts -target containerd":          "scripts are for",
 		"-target moby -fault cancel=0.5":       "faults are for graphsnap",
+		"-fault layers.error=0.1 -kill 1s":     "layer store",
 		"-full-disk 1":                         "at least",
 		"spare":                                "spare",
 		"-target buildkit -restart 1s -ops 10": "restart",

@@ -3,7 +3,9 @@ package run
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +78,17 @@ func ofTheDatabase() faults.Calls {
 	return faults.Calls{Error: 0.01, Panic: 0.01, Full: 0.03, Delay: 0.1}
 }
 
+// injected expects faults of each of the kinds.
+func injected(t *testing.T, r *metrics.Result, kinds ...string) {
+	t.Helper()
+	for _, kind := range kinds {
+		is := func(fault string) bool { return strings.HasPrefix(fault, kind) }
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(r.Faults)), is) {
+			t.Errorf("there was no %s*", kind)
+		}
+	}
+}
+
 func TestEveryWorkloadIsLinearizable(t *testing.T) {
 	for i, name := range workload.Names() {
 		for kind, c := range map[string]Config{
@@ -92,6 +105,9 @@ func TestEveryWorkloadIsLinearizable(t *testing.T) {
 				}
 				c.Workload, c.Clients, c.Operations, c.Seed = w, 16, 5000, uint64(i)
 				r := onNull(t, c)
+				if kind == "faulty" && name != "writes" { // which asks the layer store for little
+					injected(t, r, "error of driver.", "error of layers.")
+				}
 				for op, n := range w.Weights {
 					if n > 0 && name != "four-keys" && r.Operations[strings.ReplaceAll(op, "-", "")] == nil && op != "expire" {
 						t.Errorf("there was no %s", op)
