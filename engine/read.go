@@ -44,12 +44,13 @@ func (e *Engine) lookup(ctx context.Context, key string) (*body, error) {
 //
 // Errors: ErrNotFound, ErrInvalidArgument for a key that cannot be,
 // ErrUnavailable after Close, and the cause of a ctx that has ended.
-func (e *Engine) Stat(ctx context.Context, key string) (snapshots.Info, error) {
+func (e *Engine) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
 	b, err := e.lookup(ctx, key)
 	if err != nil {
-		return snapshots.Info{}, fmt.Errorf("stat: %w", err)
+		return info, fmt.Errorf("stat: %w", err)
 	}
-	return b.info(key), nil
+	b.tell(key, &info)
+	return info, nil
 }
 
 // Walk calls fn for every snapshot that one of the filters matches, or for every
