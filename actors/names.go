@@ -17,6 +17,18 @@ type Names struct {
 // NewNames returns an empty set.
 func NewNames() *Names { return &Names{seed: maphash.MakeSeed()} }
 
+// Reserve makes room for so many names, where there are none yet.
+func (n *Names) Reserve(names int) {
+	for i := range n.shards {
+		s := &n.shards[i]
+		s.mu.Lock()
+		if len(s.taken) == 0 {
+			s.taken = make(map[string]struct{}, names/shardCount)
+		}
+		s.mu.Unlock()
+	}
+}
+
 // Take puts name into use. It answers false where it is in use already.
 func (n *Names) Take(name string) bool {
 	s := &n.shards[maphash.String(n.seed, name)>>(64-shardBits)]

@@ -76,6 +76,9 @@ func (o *Owners[V]) Range(f func(key string, v *V) bool) {
 // is sent.
 func (o *Owners[V]) Seed(key string, v *V) { o.seed(nil, key, v) }
 
+// Reserve makes room for n keys that are about to be seeded.
+func (o *Owners[V]) Reserve(n int) { o.table.reserve(n) }
+
 // SeedAt is Seed that keeps what it does at the seat. It returns its own copy of key.
 func (o *Owners[V]) SeedAt(at *Seat[V], key string, v *V) string { return o.seed(at, key, v) }
 

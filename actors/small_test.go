@@ -56,6 +56,10 @@ func TestNames(t *testing.T) {
 	if !n.Take("a") || n.Take("b") {
 		t.Error("freeing a name freed another, or none")
 	}
+	n.Reserve(1000)
+	if n.Take("a") || !n.Take("c") {
+		t.Error("making room changed which names are in use")
+	}
 	var winners atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {

@@ -122,7 +122,7 @@ func (t *table[V]) find(s *shard[V], h uint64, key string) *cell[V] {
 // insert adds the cell of a key that has none, under the shard's lock.
 func (t *table[V]) insert(s *shard[V], h uint64, c *cell[V]) *cell[V] {
 	if p := s.slots.Load(); p == nil || 4*(s.live+s.tombs+1) > 3*len(*p) {
-		t.rebuild(s)
+		t.rebuild(s, s.live)
 	}
 	slots := *s.slots.Load()
 	mask := uint64(len(slots) - 1)
@@ -164,14 +164,24 @@ func (t *table[V]) remove(s *shard[V], c *cell[V]) {
 		}
 	}
 	if len(slots) > minSlots && 8*s.live < len(slots) {
-		t.rebuild(s)
+		t.rebuild(s, s.live)
 	}
 }
 
-// rebuild copies the live cells into an array with room for half as many again.
-func (t *table[V]) rebuild(s *shard[V]) {
+// reserve makes room for n keys that are spread over the shards.
+func (t *table[V]) reserve(n int) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		t.rebuild(s, s.live+n/shardCount)
+		s.mu.Unlock()
+	}
+}
+
+// rebuild copies the live cells into an array with room for half as many again as n.
+func (t *table[V]) rebuild(s *shard[V], n int) {
 	size := minSlots
-	for 4*(s.live+1) > 2*size {
+	for 4*(n+1) > 2*size {
 		size *= 2
 	}
 	fresh := make([]slot[V], size)

@@ -91,6 +91,31 @@ func TestTableAgainstMap(t *testing.T) {
 	}
 }
 
+// What there is room for is seeded without a copy, and what was there before stays.
+func TestReserve(t *testing.T) {
+	o := NewOwners[int](Config{Name: "thing"})
+	one := 1
+	o.Seed("before", &one)
+	o.Reserve(10_000)
+	var was [shardCount]*[]slot[int]
+	for i := range o.table.shards {
+		was[i] = o.table.shards[i].slots.Load()
+	}
+	for i := range 10_000 {
+		o.Seed(fmt.Sprint(i), &one)
+	}
+	for i := range was {
+		if o.table.shards[i].slots.Load() != was[i] {
+			t.Fatalf("shard %d was copied", i)
+		}
+	}
+	for _, key := range []string{"before", "0", "9999"} {
+		if o.Load(key) != &one {
+			t.Errorf("%q has no value", key)
+		}
+	}
+}
+
 // Removal is cheap: while an eighth of the slots is full the array stays.
 func TestTableRemovesWithoutCopying(t *testing.T) {
 	tab := newTable[int]()

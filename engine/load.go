@@ -21,6 +21,14 @@ func (e *Engine) load(ctx context.Context, name string) error {
 	layers := e.newLayerLoader()
 	r := newRecovery(ctx, e)
 	defer r.progress.stop()
+	n, err := e.db.Count()
+	if err != nil {
+		return err
+	}
+	// What grows bit by bit is copied several times over.
+	e.keys.Reserve(n)
+	e.graphIDs.Reserve(n)
+	r.found = make([]entry, 0, n)
 	names := newNamesTaker(e.graphIDs)
 	record := func(rec persist.Record) error {
 		l := layers.state(ctx, rec)
@@ -54,7 +62,7 @@ func (e *Engine) load(ctx context.Context, name string) error {
 			r.unreadable[l.Key] = true
 		}
 	}
-	err := e.db.Load(record, removal, leftover)
+	err = e.db.Load(record, removal, leftover)
 	shared := names.wait() // graph IDs that more than one record bears
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func (t *txn) apply(m *Mutation) error {
 func (t *txn) put(r *Record) error {
 	at := lookUp(t.Tx, r.Key)
 	if at.shape.isRecord() {
-		old := at.plain(r.Key)
+		old := at.plain(r.Key, string(at.parent))
 		if old.Kind == r.Kind && (old.GraphID == r.GraphID || r.Kind == Borrowed) {
 			return t.fill(at, r)
 		}
@@ -101,7 +101,7 @@ func (t *txn) commitKey(name *Record, key string) error {
 	var old Record
 	switch ours := t.getOurs(bucketSnapshots, key); {
 	case at.shape.isRecord():
-		old = at.plain(key)
+		old = at.plain(key, string(at.parent))
 	case ours != nil:
 		if err := old.decode(ours); err != nil {
 			return fmt.Errorf("commit %q as %q: %w", key, name.Key, err)

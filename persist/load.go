@@ -42,6 +42,26 @@ func (db *DB) Load(record func(Record) error, removal func(Removal) error, lefto
 	if leftover == nil {
 		leftover = func(Leftover) {}
 	}
+	return db.read(func(tx *bolt.Tx, m mapping) error {
+		l := &loader{tx: tx, record: record, leftover: leftover}
+		l.buckets = func(each func(string, top) error) error { return scan(tx, m, each) }
+		return l.load(removal)
+	})
+}
+
+// Count returns how many records Load will yield, and what is none by the way, for who
+// makes room for them. It blocks while the head of every page is read, and fails as Load does.
+func (db *DB) Count() (n int, err error) {
+	err = db.read(func(tx *bolt.Tx, m mapping) (err error) {
+		n, err = countBuckets(tx, m)
+		return err
+	})
+	return n, err
+}
+
+// read calls do with the file in memory, in a transaction that keeps its pages as they
+// are.
+func (db *DB) read(do func(*bolt.Tx, mapping) error) (err error) {
 	// Pages were looked at when the database was opened, and may not be readable now.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -50,11 +70,7 @@ func (db *DB) Load(record func(Record) error, removal func(Removal) error, lefto
 		}
 	}()
 	return view(db.bolt, func(tx *bolt.Tx) error {
-		return mapped(db.w.path, func(m mapping) error {
-			l := &loader{tx: tx, record: record, leftover: leftover}
-			l.buckets = func(each func(string, top) error) error { return scan(tx, m, each) }
-			return l.load(removal)
-		})
+		return mapped(db.w.path, func(m mapping) error { return do(tx, m) })
 	})
 }
 
@@ -70,6 +86,8 @@ type loader struct {
 	// are the sets, and a million strings need not be kept to know it.
 	seed          maphash.Seed
 	hidden, named uint64
+
+	parent string // the last one that was read
 }
 
 // eachBucket passes over the top-level buckets, but for our own.
@@ -117,7 +135,7 @@ func (l *loader) dockerds(key string, at top) error {
 		l.leftover(Leftover{Oddity: Empty, Key: key})
 		return nil
 	}
-	r, err := at.record(key)
+	r, err := at.record(key, l.parentText(at))
 	if at.shape == shapeCommitted {
 		if !l.parentOf(&r, at) {
 			l.leftover(Leftover{Oddity: Broken, Key: key, Record: r})
@@ -138,8 +156,20 @@ func (l *loader) parentOf(r *Record, at top) bool {
 			l.named += maphash.String(l.seed, r.GraphID)
 		}
 	}
-	r.Parent = string(at.parent)
+	r.Parent = l.parentText(at)
 	return at.shape != shapeNone
+}
+
+// parentText returns the parent in a bucket of dockerd's. Snapshots in a row often stand
+// on one, and then share its name.
+func (l *loader) parentText(at top) string {
+	switch {
+	case len(at.parent) == 0:
+		return ""
+	case string(at.parent) != l.parent:
+		l.parent = string(at.parent)
+	}
+	return l.parent
 }
 
 // ours yields a record of our own bucket.

@@ -67,20 +67,34 @@ func withMapping(f *os.File, do func(mapping) error) (err error) {
 // scan passes over the top-level buckets that tx sees, but for our own, in m, the file
 // of its database.
 func scan(tx *bolt.Tx, m mapping, each func(key string, at top) error) error {
-	s := scanner{tx: tx, each: each}
+	s := newScanner(tx, m)
+	return s.leaves(s.root, 0, func(p *page) error { return s.leaf(p, each) })
+}
+
+// countBuckets is the number of top-level buckets that tx sees in m. Of the leaves, which are
+// nearly all pages, it reads the heads.
+func countBuckets(tx *bolt.Tx, m mapping) (n int, err error) {
+	s := newScanner(tx, m)
+	err = s.leaves(s.root, 0, func(p *page) error { n += p.count; return nil })
+	return n, err
+}
+
+func newScanner(tx *bolt.Tx, m mapping) *scanner {
+	s := &scanner{tx: tx, root: uint64(tx.Cursor().Bucket().Root())}
 	s.file, s.size = m, int64(len(m))
 	s.meta.pageSize = int64(tx.DB().Info().PageSize)
 	s.meta.pages = s.whole()
-	return s.tree(uint64(tx.Cursor().Bucket().Root()), 0)
+	return s
 }
 
 type scanner struct {
 	pageReader
 	tx   *bolt.Tx
-	each func(key string, at top) error
+	root uint64
 }
 
-func (s *scanner) tree(id uint64, depth int) error {
+// leaves passes over the leaves of the tree at page id.
+func (s *scanner) leaves(id uint64, depth int, each func(*page) error) error {
 	p, err := s.readPage(id)
 	switch {
 	case err != nil:
@@ -88,21 +102,21 @@ func (s *scanner) tree(id uint64, depth int) error {
 	case p == nil || depth > maxDepth || p.flags == flagFreelist:
 		return s.damaged(id)
 	case p.flags == flagLeaf:
-		return s.leaf(p)
+		return each(p)
 	}
 	for i := range p.count {
 		_, child, ok := p.branchElement(i)
 		if !ok {
 			return s.damaged(id)
 		}
-		if err := s.tree(child, depth+1); err != nil {
+		if err := s.leaves(child, depth+1, each); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *scanner) leaf(p *page) error {
+func (s *scanner) leaf(p *page, each func(key string, at top) error) error {
 	for i := range p.count {
 		flags, name, value, ok := p.leafElement(i)
 		if !ok || flags != flagBucket || len(value) < bucketHeader {
@@ -118,7 +132,7 @@ func (s *scanner) leaf(p *page) error {
 		} else if at, ok = fields(key, value[bucketHeader:]); !ok {
 			return s.damaged(p.id)
 		}
-		if err := s.each(key, at); err != nil {
+		if err := each(key, at); err != nil {
 			return err
 		}
 	}

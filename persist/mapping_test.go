@@ -57,6 +57,10 @@ func TestScanFindsWhatACursorFinds(t *testing.T) {
 				if !reflect.DeepEqual(got, want) || len(got) < n {
 					t.Errorf("of %d records a scan finds %d buckets and a cursor %d, or others", n, len(got), len(want))
 				}
+				// Our own buckets count too, which are three at most.
+				if n, err := countBuckets(tx, m); err != nil || n < len(want) || n > len(want)+3 {
+					t.Errorf("%d buckets are counted as %d: %v", len(want), n, err)
+				}
 				return nil
 			})
 		}); err != nil {
@@ -84,6 +88,9 @@ func TestLoadOfAFileThatWasCutMeanwhile(t *testing.T) {
 	err = s.Load(func(Record) error { return nil }, func(Removal) error { return nil }, nil)
 	if !errdefs.IsDataLoss(err) {
 		t.Errorf("the error is %v", err)
+	}
+	if _, err := s.Count(); !errdefs.IsDataLoss(err) {
+		t.Errorf("the error of Count is %v", err)
 	}
 	if err := os.WriteFile(s.path, whole, 0o600); err != nil { // bbolt is to close it
 		t.Fatal(err)

@@ -131,12 +131,12 @@ func (t *top) setShape(key string) {
 }
 
 // plain returns what dockerd's fields say, but for the size and for the parent of
-// a name, which lies in its hidden bucket.
-func (t *top) plain(key string) Record {
+// a name, which lies in its hidden bucket. parent is the text of the field.
+func (t *top) plain(key, parent string) Record {
 	r := Record{Key: key}
 	switch t.shape {
 	case shapeActive:
-		r.Kind, r.GraphID, r.Parent = Active, key, string(t.parent)
+		r.Kind, r.GraphID, r.Parent = Active, key, parent
 	case shapeCommitted:
 		r.Kind, r.GraphID, r.ChainID = Committed, string(t.committed), string(t.chainID)
 	case shapeBorrowed:
@@ -148,8 +148,8 @@ func (t *top) plain(key string) Record {
 // record returns what dockerd's fields say, completed by ours. Where ours cannot
 // be decoded the record is returned nevertheless, with the error: an active one as
 // if half made, so that recovery looks at it.
-func (t *top) record(key string) (Record, error) {
-	r := t.plain(key)
+func (t *top) record(key, parent string) (Record, error) {
+	r := t.plain(key, parent)
 	if t.extra != nil {
 		whole := r
 		if err := whole.decode(t.extra); err != nil {
