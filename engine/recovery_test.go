@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,16 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
-	"github.com/sirupsen/logrus"
 
 	"github.com/graphsnap/graphsnap/persist"
 )
@@ -333,28 +327,6 @@ func TestRemovalOfALiveSnapshotIsDropped(t *testing.T) {
 	r.finish()
 }
 
-// P2: mounts of a dead process go, at what is ours alone.
-func TestMountsOfADeadProcessGo(t *testing.T) {
-	r := newRuins(t, false)
-	r.left(persist.Put(r.record(persist.Active, "k", "")), persist.Removing("of-gone"))
-	r.put("k", "", "whole")
-	r.put("gone", "", "whole")
-	r.put("foreign", "", "whole")
-	r.driver.kept = map[string]bool{"of-foreign": true}
-	r.driver.stale = map[string]int{"of-k": 2, "of-gone": 1, "of-foreign": 1}
-	r.reopen()
-	r.settled()
-	if got := maps.Clone(r.driver.stale); got["of-k"] != 0 || got["of-gone"] != 0 || got["of-foreign"] != 1 {
-		t.Errorf("mounts left: %v", got)
-	}
-	m, err := r.Mounts(t.Context(), "k")
-	must(t, err)
-	_, release, err := m.Mount()
-	must(t, err)
-	must(t, release())
-	r.finish()
-}
-
 // A process that dies at any call of the driver that recovery makes, any number of
 // times, leaves what the next one brings to the same end.
 func TestDyingDuringRecoveryChangesNothing(t *testing.T) {
@@ -431,123 +403,4 @@ func TestRecoveryOfACircleOfParents(t *testing.T) {
 		t.Error("the sound snapshot is gone")
 	}
 	must(t, r.Close())
-}
-
-// logged collects what is logged until the end of the test.
-func logged(t *testing.T) *bytes.Buffer {
-	t.Helper()
-	buf := &bytes.Buffer{}
-	logger := log.L.Logger
-	out, level := logger.Out, logger.GetLevel()
-	logger.SetOutput(buf)
-	logger.SetLevel(logrus.InfoLevel)
-	t.Cleanup(func() {
-		logger.SetOutput(out)
-		logger.SetLevel(level)
-	})
-	return buf
-}
-
-// count tells how often the driver was called.
-func (d *memoryDriver) count(call string) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.calls[call]
-}
-
-// A view of a layer of the layer store is mounted at the layer's directory. What a
-// dead process left there goes, where a view of that layer is recorded; other layers
-// are none of ours.
-func TestMountsOfViewedLayersGo(t *testing.T) {
-	r := newRuins(t, false)
-	r.layers = newMemoryLayers(r.driver)
-	// Contents that were the same would make one layer.
-	r.layers.contents = map[string]string{"lent": "a", "other": "b", "unviewed": "c"}
-	lent, other, unviewed := r.layers.image("lent", ""), r.layers.image("other", ""), r.layers.image("unviewed", "")
-	r.left(
-		persist.Put(persist.Record{Key: lent.ChainID(), Kind: persist.Borrowed}),
-		persist.Put(persist.Record{Key: unviewed.ChainID(), Kind: persist.Borrowed}),
-		persist.Put(persist.Record{Key: "view", Kind: persist.View, Parent: lent.ChainID(), Created: 1, Updated: 1}),
-	)
-	r.driver.stale = map[string]int{lent.GraphID(): 1, other.GraphID(): 1, unviewed.GraphID(): 1}
-	r.reopen()
-	if got := r.driver.stale; got[lent.GraphID()] != 0 || got[other.GraphID()] != 1 || got[unviewed.GraphID()] != 1 {
-		t.Errorf("mounts left: %v", got)
-	}
-	must(t, r.Close())
-	for _, w := range r.driver.wrong {
-		t.Error(w)
-	}
-}
-
-// lines collects what is logged.
-type lines struct {
-	mu  sync.Mutex
-	all []*logrus.Entry
-}
-
-func (l *lines) Levels() []logrus.Level { return nil }
-
-func (l *lines) Fire(e *logrus.Entry) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.all = append(l.all, e)
-	return nil
-}
-
-// Recovery says in one line what it found and did, and how far it is where it takes
-// longer than two seconds. With nothing to do it says nothing.
-func TestWhatRecoverySays(t *testing.T) {
-	logged(t) // and not seen
-	said := &lines{}
-	old := log.L.Logger.ReplaceHooks(logrus.LevelHooks{logrus.InfoLevel: {said}})
-	defer log.L.Logger.ReplaceHooks(old)
-	synctest.Test(t, func(t *testing.T) {
-		r := newRuins(t, false)
-		for key, state := range map[string]string{"whole": "whole", "parts": "parts", "empty": "none"} {
-			rec := r.record(persist.Active, key, "")
-			rec.Creating = true
-			r.put(key, "", state)
-			r.left(persist.Put(rec))
-		}
-		r.put("removed", "", "whole")
-		r.left(persist.Removing("of-removed"))
-		r.driver.before = func(call, _ string) error {
-			if call == "Restore" {
-				time.Sleep(3 * time.Second) // of the bubble's clock
-			}
-			return nil
-		}
-		r.again("first")
-		r.settled()
-		var progress []string
-		var whole []logrus.Fields
-		for _, e := range said.all {
-			if strings.HasPrefix(e.Message, "opening snapshots: ") {
-				progress = append(progress, fmt.Sprintf("%s, %v of %v", strings.TrimPrefix(e.Message, "opening snapshots: "), e.Data["done"], e.Data["of"]))
-			}
-			if e.Message == "snapshots recovered" {
-				whole = append(whole, e.Data)
-			}
-		}
-		if want := []string{"looking into directories, 1 of 3", "looking into directories, 2 of 3"}; !slices.Equal(progress[:min(2, len(progress))], want) {
-			t.Errorf("said while it went on: %q, want at first %q", progress, want)
-		}
-		if len(whole) != 1 {
-			t.Errorf("said at the end: %v", whole)
-			whole = append(whole, nil)
-		}
-		for field, want := range map[string]int{"snapshots": 3, "unfinished": 3, "lookedInto": 3, "restored": 1, "madeAnew": 1, "removals": 1, "lost": 0, "undone": 0, "unmounted": 0} {
-			if whole[0][field] != want {
-				t.Errorf("said %s=%v, want %d, in %v", field, whole[0][field], want, whole[0])
-			}
-		}
-		r.driver.calm()
-		said.all = nil
-		r.again("first")
-		for _, e := range said.all {
-			t.Errorf("said when there was nothing to do: %q", e.Message)
-		}
-		r.finish()
-	})
 }
