@@ -175,7 +175,7 @@ func TestListedLeaseBorrowsItsLayer(t *testing.T) {
 	if h.absent(image.ChainID()) {
 		t.Error("it went with the image though a lease names it")
 	}
-	eventually(t, "the other goes", func() bool { return h.absent("key") })
+	eventually(t, "the other goes", h.gone("key"))
 }
 
 // Work whose callers left ends all the same, beside that of callers who came later.
