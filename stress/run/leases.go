@@ -47,8 +47,12 @@ func (f *family) someLease(c *workload.Chooser) int8 {
 
 // lend puts a key that is about to be made into a lease, at times. What BuildKit
 // does in two calls the face does in one where the context names a lease; here it is
-// two operations, so that each of them happens at one instant.
+// two operations, so that each of them happens at one instant. The layer of an image is
+// there without, and is to be nobody's at times.
 func (c *client) lend(ctx context.Context, k int8) {
+	if image, ok := c.image(); ok && k == image {
+		return
+	}
 	if !c.r.target.Traits().Leased || !c.Chance(c.w.Leased) {
 		return
 	}

@@ -161,7 +161,7 @@ func (w *Workload) NewChooser(seed, stream uint64) *Chooser {
 func (c *Chooser) Chance(p float64) bool { return c.Float64() < p }
 
 // imageShare is the probability with which a key is that of the image.
-const imageShare = 0.08
+const imageShare = 0.15
 
 // image answers true with probability p where there is an image.
 func (c *Chooser) image(p float64) bool { return c.w.Image && c.Chance(p) }
