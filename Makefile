@@ -194,7 +194,7 @@ replays:
 	GRAPHSNAP_SEEDS=$(REPLAYS) go test -tags crashpoints -count=1 -timeout 15m -v -run '^TestReplays$$|^TestASeedThatFailsRepeats$$' ./stress/run
 
 # The stress harness under the race detector, in the size of CI: a million operations
-# on the null driver and 20,000 on overlay2, with faults and without.
+# on the null driver and 20,000 of each target on overlay2, with faults and without.
 .PHONY: stress replays
 STRESS := .build/stress
 # With -race, continuity fails the compiler's check of pointers in overlay2's homes of
@@ -204,7 +204,7 @@ stress: replays
 	go build -race $(NO_CHECKPTR) -tags crashpoints -o $(STRESS) ./stress
 	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 300000
 	.ci/with-scratch $(STRESS) -workload reads -clients 64 -ops 200000 -restart 5s -checkpoint 10s \
-		-fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,database.error=0.001,database.panic=0.001,database.full=0.005,database.delay=0.05,cancel=0.02
+		-fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,layers.error=0.01,layers.panic=0.005,database.error=0.001,database.panic=0.001,database.full=0.005,database.delay=0.05,cancel=0.02
 	.ci/with-scratch $(STRESS) -workload four-keys -clients 64 -ops 700000
 	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 20000 -report "$$PWD/.build/stress.html"
 	.ci/with-scratch $(STRESS) -workload writes -clients 64 -duration 500ms -rounds 2 -sweep batch=1,64 -report "$$PWD/.build/stress-sweep.html"
@@ -214,7 +214,8 @@ stress: replays
 	.ci/with-scratch $(STRESS) -driver overlay2 -clients 32 -ops 5000 -kill 5s
 	.ci/with-scratch $(STRESS) -target engine -driver overlay2 -clients 32 -ops 5000 -full-disk 64
 	.ci/with-scratch $(STRESS) -target containerd -clients 64 -ops 40000 -restart 5s -fault driver.error=0.01,driver.panic=0.005,driver.delay=0.05,cancel=0.02
-	.ci/with-scratch $(STRESS) -target containerd -driver overlay2 -clients 32 -ops 8000
+	.ci/with-scratch $(STRESS) -target engine -driver overlay2 -clients 32 -ops 20000
+	.ci/with-scratch $(STRESS) -target containerd -driver overlay2 -clients 32 -ops 20000
 	.ci/with-scratch $(STRESS) -target engine -driver vfs -clients 32 -ops 4000
 	.ci/with-scratch $(STRESS) -target containerd -driver btrfs -clients 32 -ops 4000 -kill 5s
 	.ci/with-scratch $(STRESS) -driver overlay2 -scripts
