@@ -67,6 +67,11 @@ func TestAuditOfTheBuildKitFaceFails(t *testing.T) {
 			open: func(b *BuildKit) error { return b.graphDriver().Remove("key") },
 			says: `"key" has no directory`,
 		},
+		"what a driver that was killed at its start leaves": {
+			open: func(b *BuildKit) error {
+				return os.Mkdir(filepath.Join(b.root, "overlay2", "check-overlayfs-support1"), 0o700)
+			},
+		},
 		"a mount that nobody holds": {
 			open: func(b *BuildKit) error {
 				dir := filepath.Join(b.root, "overlay2", "key", "merged")
