@@ -72,6 +72,13 @@ func TestAuditOfTheBuildKitFaceFails(t *testing.T) {
 				return os.Mkdir(filepath.Join(b.root, "overlay2", "check-overlayfs-support1"), 0o700)
 			},
 		},
+		"a layer that the layer store was removing when it was killed": {
+			open: func(b *BuildKit) error {
+				dir := filepath.Join(b.root, "image", "overlay2", "layerdb", "sha256", strings.Repeat("a", 64)+"-1-removing")
+				return errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "cache-id"), []byte("half"), 0o600),
+					os.Mkdir(filepath.Join(b.root, "overlay2", "half"), 0o700))
+			},
+		},
 		"a mount that nobody holds": {
 			open: func(b *BuildKit) error {
 				dir := filepath.Join(b.root, "overlay2", "key", "merged")

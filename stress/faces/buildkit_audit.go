@@ -26,7 +26,7 @@ func (t *BuildKit) Audit(ctx context.Context) []string {
 			Stats() engine.Stats
 		}),
 		Disk: disk,
-		Owns: t.owns,
+		Owns: t.Owns,
 		Names: func(ctx context.Context, l engine.Lease, key string) (bool, error) {
 			named, err := t.Leases.ListResources(peer.Context(ctx), leases.Lease{ID: l.ID})
 			if err != nil {
@@ -47,16 +47,6 @@ func (t *BuildKit) disk() (target.Disk, error) {
 
 func (t *BuildKit) graphDriver() graphdriver.Driver {
 	return t.Layers.(interface{ Driver() graphdriver.Driver }).Driver()
-}
-
-// owns tells whether the directory is that of a layer.
-func (t *BuildKit) owns(graphID string) bool {
-	for _, l := range t.Layers.Map() {
-		if l, ok := l.(interface{ CacheID() string }); ok && l.CacheID() == graphID {
-			return true
-		}
-	}
-	return false
 }
 
 // AuditClosed implements target.Audited: graphsnapd check is to find nothing.

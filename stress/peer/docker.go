@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
@@ -93,9 +95,28 @@ func (d *Docker) Check(ctx context.Context) (*adapter.CheckReport, error) {
 	defer db.Close()
 	return adapter.Check(ctx, adapter.CheckOpt{
 		Database: d.Database(), Driver: d.driver, Home: filepath.Join(d.root, d.driver),
-		LayerDB: filepath.Join(d.root, "image", d.Layers.DriverName(), "layerdb"),
+		LayerDB: d.layerDB(),
 		Leases:  metadata.NewLeaseManager(metadata.NewDB(db, nil, nil)), Namespace: namespace,
 	})
+}
+
+// Owns tells whether the directory is that of a layer, or of one that the layer store was
+// removing when it was killed: that it ends in Close.
+func (d *Docker) Owns(graphID string) bool {
+	for _, l := range d.Layers.Map() {
+		if l, ok := l.(interface{ CacheID() string }); ok && l.CacheID() == graphID {
+			return true
+		}
+	}
+	files, _ := filepath.Glob(filepath.Join(d.layerDB(), "sha256", "*-removing", "cache-id"))
+	return slices.ContainsFunc(files, func(file string) bool {
+		id, err := os.ReadFile(file)
+		return err == nil && string(id) == graphID
+	})
+}
+
+func (d *Docker) layerDB() string {
+	return filepath.Join(d.root, "image", d.Layers.DriverName(), "layerdb")
 }
 
 func (d *Docker) leaseDatabase() string { return filepath.Join(d.root, "leases.db") }
