@@ -155,6 +155,7 @@ func (r *pageReader) readBranch(c *place, p *page, low, high []byte, depth int) 
 // readLeaf reads the elements of a leaf, be it a page or lie in the value of a bucket.
 func (r *pageReader) readLeaf(c *place, p *page, low, high []byte, depth int) error {
 	var last []byte
+	elsewhere := p.count > 0 // none of the keys belongs here
 	for i := range p.count {
 		flags, key, value, ok := p.leafElement(i)
 		if !ok {
@@ -168,8 +169,11 @@ func (r *pageReader) readLeaf(c *place, p *page, low, high []byte, depth int) er
 			if at = r.doubt(c, p); at == nil {
 				continue
 			}
-		} else if last != nil && bytes.Compare(last, key) >= 0 {
-			r.wrong("page %d: the key of element %d, %.40q, does not follow the one before", p.id, i, key)
+		} else {
+			elsewhere = false
+			if last != nil && bytes.Compare(last, key) >= 0 {
+				r.wrong("page %d: the key of element %d, %.40q, does not follow the one before", p.id, i, key)
+			}
 		}
 		last = key
 		if c.here() && !in(key, c.within.low, c.within.high) {
@@ -189,6 +193,9 @@ func (r *pageReader) readLeaf(c *place, p *page, low, high []byte, depth int) er
 				at.tree.values[string(key)] = bytes.Clone(value)
 			}
 		}
+	}
+	if elsewhere { // it is another leaf than the one that is meant, which may still be found
+		r.gaps = append(r.gaps, gap{c.path, low, high})
 	}
 	return nil
 }
