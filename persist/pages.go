@@ -15,10 +15,12 @@ package persist
 // the middle of a value cannot be seen here.
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 )
 
 const (
@@ -69,7 +71,7 @@ type pageReader struct {
 	damage   []string
 	omitted  int  // damage that is not in there
 	mild     int  // damage that is in there and that bbolt copes with
-	quiet    bool // damage is expected
+	quiet    bool // gaps are being filled: what is damaged was said before
 	gaps     []gap
 	doubtful *bucketTree // what lay where it does not belong
 }
@@ -99,6 +101,21 @@ func (r *pageReader) wrong(format string, args ...any) {
 	default:
 		r.omitted++
 	}
+}
+
+// miss notes a gap. The elements of one page may leave the same one many times over,
+// and each is looked for in the whole tree.
+func (r *pageReader) miss(bucket []string, low, high []byte) {
+	if r.quiet {
+		return
+	}
+	if n := len(r.gaps); n > 0 {
+		last := &r.gaps[n-1]
+		if slices.Equal(last.bucket, bucket) && bytes.Equal(last.low, low) && bytes.Equal(last.high, high) {
+			return
+		}
+	}
+	r.gaps = append(r.gaps, gap{bucket, low, high})
 }
 
 // readPages reads the file, and its contents where keep is set. Where not even a meta

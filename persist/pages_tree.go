@@ -93,7 +93,7 @@ func (r *pageReader) readTree(c *place, id uint64, begin, low, high []byte, dept
 		}
 	}
 	if p == nil {
-		r.gaps = append(r.gaps, gap{c.path, low, high})
+		r.miss(c.path, low, high)
 		return nil
 	}
 	for i := range r.span(p) {
@@ -124,7 +124,7 @@ func (r *pageReader) readBranch(c *place, p *page, low, high []byte, depth int) 
 		key, id, ok := p.branchElement(i)
 		if !ok {
 			r.wrong("page %d: element %d is not within the page", p.id, i)
-			r.gaps = append(r.gaps, gap{c.path, last, high})
+			r.miss(c.path, last, high)
 			continue
 		}
 		if i > 0 && bytes.Compare(last, key) >= 0 || !in(key, low, high) {
@@ -160,7 +160,7 @@ func (r *pageReader) readLeaf(c *place, p *page, low, high []byte, depth int) er
 		flags, key, value, ok := p.leafElement(i)
 		if !ok {
 			r.wrong("page %d: element %d is not within the page", p.id, i)
-			r.gaps = append(r.gaps, gap{c.path, last, high})
+			r.miss(c.path, last, high)
 			continue
 		}
 		at := c
@@ -195,7 +195,7 @@ func (r *pageReader) readLeaf(c *place, p *page, low, high []byte, depth int) er
 		}
 	}
 	if elsewhere { // it is another leaf than the one that is meant, which may still be found
-		r.gaps = append(r.gaps, gap{c.path, low, high})
+		r.miss(c.path, low, high)
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func (r *pageReader) readBucket(c *place, p *page, key, value []byte, depth int)
 	}
 	if len(value) < bucketHeader || len(sub.path) > maxDepth {
 		r.wrong("page %d: the bucket %.40q is cut off or too deep", p.id, key)
-		r.gaps = append(r.gaps, gap{bucket: sub.path})
+		r.miss(sub.path, nil, nil)
 		return nil
 	}
 	if c.tree != nil {
@@ -247,7 +247,7 @@ func (r *pageReader) readBucket(c *place, p *page, key, value []byte, depth int)
 	inline := value[bucketHeader:]
 	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != flagLeaf || binary.NativeEndian.Uint32(inline[12:]) != 0 {
 		r.wrong("page %d: what the bucket %.40q holds is no page", p.id, key)
-		r.gaps = append(r.gaps, gap{bucket: sub.path})
+		r.miss(sub.path, nil, nil)
 		return nil
 	}
 	q := &page{id: p.id, flags: flagLeaf, count: int(binary.NativeEndian.Uint16(inline[10:])), body: inline}
@@ -320,7 +320,6 @@ func overlap(g gap, low, high []byte) bool {
 func (r *pageReader) fillGaps(tree *bucketTree) error {
 	gaps := r.gaps
 	r.quiet = true
-	defer func() { r.gaps, r.quiet = gaps, false }()
 	seen := r.seen
 	if r.free != nil {
 		for id := uint64(2); id < r.meta.pages; id++ {
