@@ -93,6 +93,7 @@ type writer struct {
 	shared bool        // the last transaction answered several callers, who come back
 	full   bool        // the last transaction found no room
 	marked bool        // a durable transaction says that this process writes
+	stuck  bool        // bbolt panicked and has kept its locks
 
 	// Written by run, read by anybody.
 	failed       atomic.Pointer[error]
@@ -202,7 +203,7 @@ func (w *writer) commit(batch []*message) []*message {
 		return fail(batch, err)
 	}
 	for {
-		tx, err := w.env.begin()
+		tx, err := w.begin()
 		if err != nil {
 			return fail(batch, w.degrade(fmt.Errorf("begin: %w", err), errdefs.ErrUnavailable))
 		}
@@ -212,18 +213,18 @@ func (w *writer) commit(batch []*message) []*message {
 		var failed int
 		batch, failed, err = w.applyAll(batch)
 		if err != nil {
-			_ = tx.Rollback() // of a transaction that wrote nothing to disk yet
+			w.rollback(tx) // it wrote nothing to disk yet
 			w.drop(batch[failed], err)
 			batch = append(batch[:failed], batch[failed+1:]...)
 			continue
 		}
 		if messages, mutations := count(batch); messages > 0 {
 			began := time.Now()
-			err = w.mark()
+			err = w.caught(w.mark)
 			if err == nil {
-				err = w.commitTx(tx)
+				err = w.commitTx(tx, w.env.commit)
 			} else {
-				_ = tx.Rollback()
+				w.rollback(tx)
 			}
 			w.committing.Add(int64(time.Since(began)))
 			if err != nil && noRoom(err) && w.neverWas(id) {
@@ -241,7 +242,7 @@ func (w *writer) commit(batch []*message) []*message {
 			w.messages.Add(uint64(messages))
 			w.mutations.Add(uint64(mutations))
 		} else {
-			_ = tx.Rollback() // barriers and reminders only
+			w.rollback(tx) // barriers and reminders only
 		}
 		waiting := 0
 		for _, m := range batch {
@@ -284,37 +285,20 @@ func (w *writer) applyAll(batch []*message) ([]*message, int, error) {
 	}
 }
 
-// apply applies one message. bbolt panics where a page is not what it should be;
-// only the messages that meet such a page fail.
-func (w *writer) apply(m *message) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			w.log.Errorf("snapshot database %s: panic: %v\n%s", w.path, p, debug.Stack())
-			err = fmt.Errorf("snapshot database %s: panic: %v", w.path, p)
+// apply applies one message. Where it meets a page that is not what it should be only
+// this message fails.
+func (w *writer) apply(m *message) error {
+	return w.caught(func() error {
+		if m.dropped.Load() {
+			m.mutations = nil
 		}
-	}()
-	if m.dropped.Load() {
-		m.mutations = nil
-	}
-	for i := range m.mutations {
-		if err := w.txn.apply(&m.mutations[i]); err != nil {
-			return err
+		for i := range m.mutations {
+			if err := w.txn.apply(&m.mutations[i]); err != nil {
+				return err
+			}
 		}
-	}
-	return nil
-}
-
-// commitTx is env.commit. A panic leaves the lock that Close needs with the
-// transaction, so it is given back.
-func (w *writer) commitTx(tx *bolt.Tx) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			w.log.Errorf("snapshot database %s: panic: %v\n%s", w.path, p, debug.Stack())
-			err = fmt.Errorf("panic: %v", p)
-			_ = tx.Rollback()
-		}
-	}()
-	return w.env.commit(tx)
+		return nil
+	})
 }
 
 // drop answers a message that could not be applied.

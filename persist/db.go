@@ -293,7 +293,11 @@ func (db *DB) finish() {
 	if db.w.err() == nil && (db.w.transactions.Load() > 0 || db.ended != InOrder) {
 		err = db.writeLast()
 	}
-	if closeErr := closeFile(db.bolt); err == nil {
+	closeErr := errStuck
+	if !db.w.stuck {
+		closeErr = closeFile(db.bolt)
+	}
+	if err == nil {
 		err = closeErr
 	}
 	if err != nil {
@@ -305,15 +309,17 @@ func (db *DB) finish() {
 // that this was the last.
 func (db *DB) writeLast() error {
 	db.bolt.NoFreelistSync = false
-	tx, err := begin(db.bolt)
+	tx, err := db.w.begin()
 	if err != nil {
 		return err
 	}
-	if err := (&txn{Tx: tx}).putOurs(bucketSettings, settingProcess, bytesOf(db.w.boot+wordClosed)); err != nil {
-		_ = tx.Rollback()
+	if err := db.w.caught(func() error {
+		return (&txn{Tx: tx}).putOurs(bucketSettings, settingProcess, bytesOf(db.w.boot+wordClosed))
+	}); err != nil {
+		db.w.rollback(tx)
 		return err
 	}
-	return commit(tx)
+	return db.w.commitTx(tx, commit)
 }
 
 // syncDir makes the entry of a new file durable, which bbolt does not.
