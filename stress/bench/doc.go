@@ -48,6 +48,7 @@
 // processes that do nothing but use the processors, and no scan, make the same of the
 // quiet Prepares (2.3 to 6.0 ms, at nice 19 to 5.4), one of them makes no difference: hashing
 // a layer takes both processors, and the kernel's threads that write the journal wait for
-// one as everybody does. Yielding after each read of a layer, and hashing in the
-// goroutine that reads, changed nothing.
+// one as everybody does. To hash in the goroutine that reads changed nothing, nor did
+// it to yield between reads, but where there is one processor: there it takes the median
+// beside scans from 9 ms to 1.
 package main
