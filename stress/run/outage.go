@@ -92,7 +92,7 @@ func (r *runner) kills(ctx context.Context) {
 			return
 		}
 		r.config.Faults.Count("kill")
-		r.restart(ctx)
+		r.restart(context.WithoutCancel(ctx)) // also where the run ended meanwhile: it is to be closed
 	}
 }
 
