@@ -18,6 +18,9 @@ func (m *Model) Step(state string, in Input, out Output) []string {
 		// Beside the end of the lease the key counts as one that a lease let go.
 		w := m.open(state)
 		w.snapshot(in.Key)[atLeased] = 1
+		if w.image(in.Key) {
+			w.snapshot(in.Key)[atGhosts] = 1 // whoever looked at it meanwhile borrowed it
+		}
 		return one(w)
 	}
 	switch out.Class {

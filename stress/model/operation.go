@@ -73,8 +73,8 @@ type Output struct {
 	Layer    byte     // of EnsureLayer, not 0
 	Depth    byte     // of EnsureLayer: the layers that it consists of
 	// Beside tells of Remove, Update and a walk that a call was under way at some moment
-	// of it that makes a snapshot of the key, on top of it, or mounts of it; or that one
-	// that failed may go on. It tells of AddLease that a fault may have kept the layer
+	// of it that makes a snapshot of the key, on top of it, mounts of it, or a lease name
+	// it; or that one that failed may go on. It tells of AddLease that a fault may have kept the layer
 	// from being borrowed.
 	Beside bool
 }

@@ -50,7 +50,7 @@ func (c *client) call(ctx context.Context, in model.Input, do func(context.Conte
 	case model.Prepare, model.View:
 		defer c.use(in.On)()
 		defer c.use(in.Key)()
-	case model.Mounts:
+	case model.Mounts, model.AddLease: // under a lease that is refused in the end a layer is borrowed too
 		defer c.use(in.Key)()
 	}
 	end := c.r.recorder.Begin(c.number, strings.ToLower(in.Kind.String()))
