@@ -306,6 +306,9 @@ func TestCopyThatIsNotNeededGoes(t *testing.T) {
 	if !failed {
 		t.Error("no removal failed")
 	}
+	if !h.scans.TryAcquire(int64(defaults().scans)) {
+		t.Error("a scan that has ended counts as under way")
+	}
 	must(t, h.layers.Release(image))
 }
 
