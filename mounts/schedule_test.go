@@ -158,6 +158,36 @@ func TestWithdrawOvertakesItsMessage(t *testing.T) {
 	d.wantCalls(t, "x", 0, 0)
 }
 
+// The end of a context may also come after the answer, and then is none of the Seal that
+// waits in its place by now.
+func TestWithdrawAfterTheAnswer(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, table *Table, d *fakeDriver, get, put gate) {
+		h := acquiring(t.Context(), table, "x")
+		get <- nil
+		released := doing((<-h).hold.Release)
+		synctest.Wait()
+		s := &seal{id: "x"}
+		first := doing(func() error {
+			_, err := actors.Call[message](t.Context(), table.mailbox, s, &s.Reply)
+			return err
+		})
+		synctest.Wait()
+		put <- errFault
+		if err := errors.Join(<-released, <-first); !errors.Is(err, errFault) {
+			t.Fatal(err)
+		}
+		second := doing(func() error { return table.Seal(t.Context(), "x", nil) })
+		synctest.Wait()
+		table.mailbox.Owe(&withdraw{parked: s, cause: context.Canceled})
+		synctest.Wait()
+		pending(t, second)
+		put <- nil
+		if err := <-second; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // All who wait for one Get share its failure; who comes later does not.
 func TestGetFailsForItsRound(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, table *Table, d *fakeDriver, get, put gate) {
