@@ -10,10 +10,11 @@ import (
 	"github.com/graphsnap/graphsnap/persist"
 )
 
-// quiet waits until nothing is under way that was begun: owners, the reaper's
-// pending keys, the retried directories.
+// quiet waits until nothing is under way that was begun: owners, and directories that
+// are being deleted for the first time.
 func (h *harness) quiet() {
 	h.t.Helper()
+	eventually(h.t, "directories are deleted", func() bool { p := h.Pending(); return p.Directories == p.Failed })
 	eventually(h.t, "owners idle", func() bool { return h.keys.Running() == 0 && h.Engine.leases.Running() == 0 })
 }
 
