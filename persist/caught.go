@@ -27,15 +27,24 @@ func (w *writer) caught(f func() error) (err error) {
 	return f()
 }
 
-// begin is env.begin. What panics in it leaves bbolt's locks taken.
+// locking is caught for what takes or gives back bbolt's locks: where it panics they stay
+// as they were then.
+func (w *writer) locking(f func() error) error {
+	w.stuck = true
+	return w.caught(func() error {
+		err := f()
+		w.stuck = false
+		return err
+	})
+}
+
+// begin is env.begin.
 func (w *writer) begin() (tx *bolt.Tx, err error) {
 	if w.stuck {
 		return nil, errStuck
 	}
-	w.stuck = true
-	err = w.caught(func() (err error) {
+	err = w.locking(func() (err error) {
 		tx, err = w.env.begin()
-		w.stuck = false
 		return err
 	})
 	return tx, err
@@ -43,24 +52,12 @@ func (w *writer) begin() (tx *bolt.Tx, err error) {
 
 // rollback ends a transaction that is not to be, and gives back the lock that Close
 // needs.
-func (w *writer) rollback(tx *bolt.Tx) {
-	w.stuck = true
-	_ = w.caught(func() error {
-		err := tx.Rollback()
-		w.stuck = false
-		return err
-	})
-}
+func (w *writer) rollback(tx *bolt.Tx) { _ = w.locking(tx.Rollback) }
 
 // commitTx makes the transaction durable with commit.
 func (w *writer) commitTx(tx *bolt.Tx, commit func(*bolt.Tx) error) error {
-	panicked := true
-	err := w.caught(func() error {
-		err := commit(tx)
-		panicked = false
-		return err
-	})
-	if panicked {
+	err := w.locking(func() error { return commit(tx) })
+	if w.stuck {
 		w.rollback(tx)
 	}
 	return err

@@ -71,8 +71,8 @@ func scan(tx *bolt.Tx, m mapping, each func(key string, at top) error) error {
 	return s.leaves(s.root, 0, func(p *page) error { return s.leaf(p, each) })
 }
 
-// countBuckets is the number of top-level buckets that tx sees in m. Of the leaves, which are
-// nearly all pages, it reads the heads.
+// countBuckets is the number of top-level buckets that tx sees in m. Of the leaves, which
+// are nearly all pages, it reads the heads.
 func countBuckets(tx *bolt.Tx, m mapping) (n int, err error) {
 	s := newScanner(tx, m)
 	err = s.leaves(s.root, 0, func(p *page) error { n += p.count; return nil })
