@@ -140,7 +140,7 @@ func changes(m *model.Model, o Operation) bool {
 	case model.AddLease, model.Untag:
 		return true
 	case model.Prepare, model.View:
-		if o.Input.On >= 0 && m.Image && int(o.Input.On) == m.Keys-1 {
+		if m.IsImage(o.Input.On) {
 			return true // the layer was borrowed, for a while
 		}
 	case model.EnsureLayer: // which reads as much as it changes

@@ -25,7 +25,10 @@ const borrowed = Committed + 1
 // ImageLayer is the layer that the layer of the image is said to be.
 const ImageLayer = 1
 
-func (w work) image(k int8) bool { return w.m.Image && int(k) == w.m.Keys-1 }
+// IsImage tells whether the key is the chain ID of the image's layer.
+func (m *Model) IsImage(k int8) bool { return m.Image && int(k) == m.Keys-1 }
+
+func (w work) image(k int8) bool { return w.m.IsImage(k) }
 
 // lent tells whether the key is that of a layer and not of a snapshot.
 func (w work) lent(k int8) bool {
