@@ -42,6 +42,7 @@ type daemon struct {
 	server  *grpc.Server
 	stopped context.CancelFunc // tells the controller that the end has begun
 	endings []ending
+	ballast []byte // of the heap
 }
 
 type ending struct {
@@ -152,6 +153,7 @@ func findRuntime(name string) (string, error) {
 func (d *daemon) start(set *settings) error {
 	// Modes in snapshots are those the Dockerfile asks for.
 	unix.Umask(0)
+	d.ballast = newBallast()
 
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stopped = cancel
