@@ -101,20 +101,35 @@ func ending(db *bolt.DB, boot string) (end End, copied bool, err error) {
 // renew writes a full copy of the database, syncs it and renames it over the
 // database, which it opens then instead of db. Whoever dies in it leaves a database
 // that is renewed by the next Open: the copy says what the original did.
-func renew(ctx context.Context, db *bolt.DB, path string) (*bolt.DB, error) {
+//
+// Where must is not set the copy only saves space. What keeps it from being made is
+// logged then, and db goes on.
+func renew(ctx context.Context, db *bolt.DB, path string, must bool) (*bolt.DB, error) {
 	failed := func(err, class error) (*bolt.DB, error) {
 		_ = closeFile(db)
-		return nil, fmt.Errorf("open snapshot database %s: copy it, since the last process did not close it in order: %w: %w", path, err, class)
+		return nil, fmt.Errorf("open snapshot database %s: write it anew: %w: %w", path, err, class)
 	}
-	if err := copyTo(db, path+suffixCopy); err != nil {
+	notMade := func(err, class error) (*bolt.DB, error) {
 		_ = remove(path + suffixCopy)
+		if must {
+			return failed(err, class)
+		}
+		log.G(ctx).WithError(err).Warnf("snapshot database %s: it is mostly free pages, and could not be written anew without them", path)
+		return db, nil
+	}
+	write := copyTo
+	if sparse(db) {
+		write = compactTo
+	}
+	if err := write(ctx, db, path+suffixCopy); err != nil {
 		switch full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT); {
-		case !full:
-			return failed(err, errdefs.ErrInternal)
+		case !full || !must:
+			return notMade(err, errdefs.ErrInternal)
 		case !onDisk(path):
-			return failed(err, errdefs.ErrUnavailable)
+			return notMade(err, errdefs.ErrUnavailable)
 		}
 		// A full disk is no reason to keep reads from going on.
+		_ = remove(path + suffixCopy)
 		log.G(ctx).WithError(err).Warnf("snapshot database %s: no room to copy it; what the disk has was compared with what is read, and is the same", path)
 		return db, nil
 	}
@@ -123,10 +138,10 @@ func renew(ctx context.Context, db *bolt.DB, path string) (*bolt.DB, error) {
 	// lost its name.
 	copied, err := openBolt(ctx, path+suffixCopy, os.OpenFile)
 	if err != nil {
-		return failed(err, errdefs.ErrInternal)
+		return notMade(err, errdefs.ErrInternal)
 	}
 	if err := rename(path+suffixCopy, path); err != nil {
-		return failed(errors.Join(err, closeFile(copied)), errdefs.ErrInternal)
+		return notMade(errors.Join(err, closeFile(copied)), errdefs.ErrInternal)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return failed(errors.Join(err, closeFile(copied)), errdefs.ErrInternal)
@@ -135,7 +150,8 @@ func renew(ctx context.Context, db *bolt.DB, path string) (*bolt.DB, error) {
 	return copied, nil
 }
 
-func copyTo(db *bolt.DB, path string) error {
+// copyTo writes the database to a file, byte by byte, and syncs it.
+func copyTo(_ context.Context, db *bolt.DB, path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -65,6 +65,24 @@ func writeTo(tx *bolt.Tx, w io.Writer) error {
 	return err
 }
 
+func compact(to, from *bolt.DB) error {
+	if err := crashpoint.Before("db.Compact"); err != nil {
+		return err
+	}
+	err := bolt.Compact(to, from, compactBatch)
+	crashpoint.After("db.Compact")
+	return err
+}
+
+func syncDB(db *bolt.DB) error {
+	if err := crashpoint.Before("db.Sync"); err != nil {
+		return err
+	}
+	err := db.Sync()
+	crashpoint.After("db.Sync")
+	return err
+}
+
 func syncFile(f *os.File) error {
 	if err := crashpoint.Before("db.Sync"); err != nil {
 		return err

@@ -164,6 +164,38 @@ func TestDatabaseAfterAPowerLoss(t *testing.T) {
 	}
 }
 
+// The same while Open writes anew what is mostly free pages.
+func TestDatabaseWithoutItsFreePagesAfterAPowerLoss(t *testing.T) {
+	root := inMemory(t)
+	path := filepath.Join(root, "snapshots.db")
+	db, err := persist.Open(t.Context(), path, persist.Options{Boot: "first"})
+	must(t, err)
+	var pruned []persist.Mutation
+	for i := range 20 { // each of a megabyte
+		r := persist.Record{Key: fmt.Sprint("large-", i), Kind: persist.Active, Labels: map[string]string{}}
+		r.GraphID = r.Key
+		for l := range 250 {
+			r.Labels[fmt.Sprint(l)] = strings.Repeat("x", 4000)
+		}
+		must(t, db.Write(t.Context(), persist.Put(r)))
+		pruned = append(pruned, persist.Delete(r.Key))
+	}
+	must(t, db.Write(t.Context(), append(batches("kept")[2], pruned...)...))
+	must(t, db.Close())
+	before, err := os.Stat(path)
+	must(t, err)
+
+	dir := cutDatabase(t, record(t, root, "writes", "first", "g", "closed"))
+	after, err := os.Stat(filepath.Join(dir, "snapshots.db"))
+	must(t, err)
+	if after.Size() > before.Size()/8 {
+		t.Errorf("of %d bytes %d are left", before.Size(), after.Size())
+	}
+	if got, err := state(t.Context(), dir); err != nil || !strings.Contains(got, "kept-100") || !strings.Contains(got, "g-10") {
+		t.Errorf("the process left the state %.200q, %v", got, err)
+	}
+}
+
 // cutDatabase checks every moment of a recording. It returns a directory with what
 // was there at the last.
 func cutDatabase(t *testing.T, r *recording) string {
