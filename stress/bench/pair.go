@@ -36,12 +36,13 @@ var smallPairRows = []row{
 	}),
 	{
 		name: "pair-growth",
-		what: "a durable Prepare and Commit as clients become more, database of at most 1,000 keys",
+		what: "a durable Prepare and Commit as clients become more, database of at most 4,000 keys",
 		unit: "ns",
 		open: func(ctx context.Context, s *site) (all []contender, _ error) {
 			for _, clients := range growth {
 				all = append(all, one(growthName(clients), func(ctx context.Context) (figure, error) {
-					return freshPairs(ctx, s, "graphsnap", clients, min(s.n(1000, 64), 200+clients*10), s.n(4, 1))
+					// Several for each client: where most make one, the last ones have nobody beside them.
+					return freshPairs(ctx, s, "graphsnap", clients, min(s.n(4000, 64), 200+clients*10), s.n(2, 1))
 				}, nil))
 			}
 			return all, nil
