@@ -145,11 +145,7 @@ func TestOpenLeavesWhatIsInUse(t *testing.T) {
 
 // Where there is no room for what is in use everything goes on in the old file.
 func TestNoRoomToGiveFreePagesBack(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=64m"); err != nil {
-		t.Skip("cannot mount a small tmpfs: ", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	dir := smallDisk(t, "64m")
 	s := &store{t: t, path: filepath.Join(dir, "snapshots.db")}
 	s.openIn("run")
 	s.grow(800)

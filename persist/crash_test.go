@@ -112,11 +112,7 @@ func TestWhatWasAcknowledgedIsThereAfterKill(t *testing.T) {
 
 // P9 on a file system that is really full.
 func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("cannot mount a small tmpfs: ", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	dir := smallDisk(t, "1m")
 	s := &store{t: t, path: filepath.Join(dir, "snapshots.db")}
 	s.open()
 	acknowledged := map[string]bool{}

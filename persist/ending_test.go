@@ -297,11 +297,7 @@ func TestRemovingLeavesRecordsAlone(t *testing.T) {
 // A full disk keeps nobody from reading what a dead process left: where there is no
 // room for a copy, what the disk has is compared with what is read.
 func TestOpenAfterADeathOnAFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("cannot mount a small tmpfs: ", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	dir := smallDisk(t, "1m")
 	s := newStore(t)
 	s.write(Put(active("k", "")))
 	left, err := os.ReadFile(s.path)

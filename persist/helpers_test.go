@@ -2,11 +2,13 @@ package persist
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -28,6 +30,28 @@ func newStore(t testing.TB) *store {
 		wantClosed(t, filepath.Dir(s.path))
 	})
 	return s
+}
+
+// cannot skips on a developer's machine and fails in CI, where a skipped test
+// would look like a passed one.
+func cannot(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// smallDisk is a directory with a file system of that size. It needs root: CI must have
+// it.
+func smallDisk(t testing.TB, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
+		cannot(t, fmt.Sprint("cannot mount a small tmpfs: ", err))
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return dir
 }
 
 // wantClosed finds files below dir that are open. A lock goes with its file.

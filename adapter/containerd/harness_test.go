@@ -80,7 +80,7 @@ func workIn(t *testing.T, driver string) string {
 			t.Fatal(err)
 		}
 		if !strings.Contains(string(known), "\tbtrfs\n") {
-			t.Skip("this kernel has no btrfs")
+			cannot(t, "this kernel has no btrfs")
 		}
 		image := filepath.Join(dir, "btrfs.img")
 		if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 1<<30)); err != nil {

@@ -28,17 +28,21 @@ const (
 	graphsnap = "dockerd"
 )
 
-// requireRoot skips on a developer's machine and fails in CI, where a skipped
-// test would look like a passed one.
 func requireRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		cannot(t, "needs root: dockerd mounts and makes containers")
 	}
+}
+
+// cannot skips on a developer's machine and fails in CI, where a skipped test
+// would look like a passed one.
+func cannot(t testing.TB, why string) {
+	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root: dockerd mounts and makes containers")
+		t.Fatal(why)
 	}
-	t.Skip("needs root: dockerd mounts and makes containers")
+	t.Skip(why)
 }
 
 // host is a directory with a containerd in it, on which one dockerd at a time

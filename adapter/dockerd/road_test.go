@@ -116,7 +116,7 @@ func (h *host) mountBtrfs() {
 		h.t.Fatal(err)
 	}
 	if !strings.Contains(string(known), "\tbtrfs\n") {
-		h.t.Skip("this kernel has no btrfs")
+		cannot(h.t, "this kernel has no btrfs")
 	}
 	image, data := h.write("btrfs.img", ""), h.mkdir("data")
 	if err := os.Truncate(image, 1<<30); err != nil {

@@ -35,17 +35,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// requireRoot skips on a developer's machine and fails in CI, where a skipped
-// test would look like a passed one.
 func requireRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		cannot(t, "needs root: graph drivers mount and runc makes containers")
 	}
+}
+
+// cannot skips on a developer's machine and fails in CI, where a skipped test
+// would look like a passed one.
+func cannot(t testing.TB, why string) {
+	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root: graph drivers mount and runc makes containers")
+		t.Fatal(why)
 	}
-	t.Skip("needs root: graph drivers mount and runc makes containers")
+	t.Skip(why)
 }
 
 // graphsnapd is a command that runs this binary as the daemon.
@@ -129,8 +133,7 @@ func testRoot(t *testing.T) string {
 	return root
 }
 
-// testRootFor is a testRoot on which the graph driver can work. The test is
-// skipped where the kernel lacks what the driver needs.
+// testRootFor is a testRoot on which the graph driver can work.
 func testRootFor(t *testing.T, driver string) string {
 	t.Helper()
 	requireRoot(t)
@@ -141,7 +144,7 @@ func testRootFor(t *testing.T, driver string) string {
 			t.Fatal(err)
 		}
 		if !strings.Contains(string(known), "\t"+filesystem+"\n") {
-			t.Skipf("this kernel has no %s", filesystem)
+			cannot(t, "this kernel has no "+filesystem)
 		}
 	}
 	run := func(name string, args ...string) {
