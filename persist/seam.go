@@ -75,11 +75,11 @@ func compact(to, from *bolt.DB) error {
 }
 
 func syncDB(db *bolt.DB) error {
-	if err := crashpoint.Before("db.Sync"); err != nil {
+	if err := crashpoint.Before("db.SyncAll"); err != nil {
 		return err
 	}
 	err := db.Sync()
-	crashpoint.After("db.Sync")
+	crashpoint.After("db.SyncAll")
 	return err
 }
 
