@@ -106,6 +106,9 @@ func TestKilledAtEachCrashPoint(t *testing.T) {
 		return
 	}
 	for _, point := range crashPoints(t) {
+		if point == "db.Compact" || point == "db.SyncAll" {
+			continue // of a large database: stress/powerloss ends it at every system call
+		}
 		for _, done := range []bool{false, true} {
 			if side := (moment{Point: point, Done: done}).side(); reached[side] == 0 {
 				t.Errorf("no process died %s", side)

@@ -137,7 +137,7 @@ func TestKeyThatDoesNotBelongIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := len(examine(t, path).Records)
+	want := examine(t, path).Records
 	r, _ := readBytes(t, data)
 	clear(data[int64(r.prev.tx%2)*r.meta.pageSize:][:r.meta.pageSize])
 	for id := uint64(2); id < r.meta.pages; id++ {
@@ -146,7 +146,9 @@ func TestKeyThatDoesNotBelongIsKept(t *testing.T) {
 			continue
 		}
 		_, key, _, _ := p.leafElement(1)
-		if !bytes.HasPrefix(key, []byte("key-")) {
+		// Which leaf has which page is bbolt's choice. The bucket of a key that was
+		// committed is no record.
+		if !slices.ContainsFunc(want, func(rec Record) bool { return rec.Key == string(key) && rec.Kind == Active }) {
 			continue
 		}
 		at := int(id) * int(r.meta.pageSize)
@@ -155,8 +157,8 @@ func TestKeyThatDoesNotBelongIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		x := examine(t, path)
-		if len(x.Records) != want || !slices.ContainsFunc(x.Records, func(rec Record) bool { return rec.Key == "z"+string(key[1:]) }) {
-			t.Errorf("%d records, want %d, one of them under another key; %q", len(x.Records), want, x.Damage)
+		if len(x.Records) != len(want) || !slices.ContainsFunc(x.Records, func(rec Record) bool { return rec.Key == "z"+string(key[1:]) }) {
+			t.Errorf("%d records, want %d, one of them under another key; %q", len(x.Records), len(want), x.Damage)
 		}
 		return
 	}

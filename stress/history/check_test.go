@@ -78,6 +78,7 @@ func TestCheckKnowsTheLayersOfImages(t *testing.T) {
 	untag := op(model.Input{Kind: model.Untag, Key: image}, model.OK)
 	lease := op(model.Input{Kind: model.AddLease, Key: image, Lease: 1}, model.OK)
 	end := op(model.Input{Kind: model.EndLease, Lease: 1}, model.OK)
+	lapsed := Operation{Input: lease.Input, Output: model.Output{Lapsed: true}}
 	child := op(prepare(0, image), model.OK)
 	update := Operation{Input: model.Input{Kind: model.Update, Key: image, Whole: true, Labels: labelled.Labels}, Output: model.Output{Snapshot: labelled}}
 	refused := op(update.Input, model.Precondition)
@@ -101,6 +102,8 @@ func TestCheckKnowsTheLayersOfImages(t *testing.T) {
 		"a lease keeps it":                   {script(lease, untag, absent), Violated},
 		"until it ends":                      {script(lease, untag, end, absent), Linearizable},
 		"a lease that may not have borrowed": {script(Operation{Input: lease.Input, Output: model.Output{Beside: true}}, untag, absent), Linearizable},
+		"a lease that ends first":            {script(lapsed, end, missed, update), Linearizable},
+		"and one that ended long after":      {script(lease, end, missed, update), Violated},
 		"a child keeps it":                   {script(child, untag, absent), Violated},
 		"labels need somebody who borrows":   {script(refused, lease, update, stat(image, labelled)), Linearizable},
 		"who was there":                      {script(lease, refused), Violated},

@@ -224,6 +224,9 @@ func (m *Model) apply(state string, in Input, out Output, assumed bool) []string
 			for _, w := range w.leased(in.Key, out.Beside || assumed) {
 				s := w.snapshot(in.Key)
 				setLeases(s, leases(s)|1<<in.Lease)
+				if out.Lapsed && w.image(in.Key) {
+					s[atGhosts] = 1 // it may be borrowed later, when no lease names it any more
+				}
 				states = append(states, string(w.b))
 			}
 		}

@@ -77,6 +77,9 @@ type Output struct {
 	// it; or that one that failed may go on. It tells of AddLease that a fault may have kept the layer
 	// from being borrowed.
 	Beside bool
+	// Lapsed tells of AddLease that at some moment of it the lease was being ended, or the
+	// key taken out of it. What names the key then goes before what borrows the layer.
+	Lapsed bool
 }
 
 // Snapshot is what Stat tells.

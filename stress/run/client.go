@@ -52,6 +52,8 @@ func (c *client) call(ctx context.Context, in model.Input, do func(context.Conte
 		defer c.use(in.Key)()
 	case model.Mounts, model.AddLease: // under a lease that is refused in the end a layer is borrowed too
 		defer c.use(in.Key)()
+	case model.EndLease, model.RemoveLease:
+		defer c.lapses[in.Lease].enter()()
 	}
 	end := c.r.recorder.Begin(c.number, strings.ToLower(in.Kind.String()))
 	began := c.r.clock.Now()

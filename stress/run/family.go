@@ -24,13 +24,15 @@ type family struct {
 	history *history.History
 	keys    []string
 	numbers map[string]int8
-	mu      sync.Mutex      // held while a lease is made, or a layer gets its number
-	leases  atomic.Int32    // that were made
-	users   []users         // of each key
+	mu      sync.Mutex   // held while a lease is made, or a layer gets its number
+	leases  atomic.Int32 // that were made
+	users   []users      // of each key
+	lapses  [model.MaxLeases]users
 	layers  map[string]byte // numbers of layers, by their diff IDs
 }
 
-// users counts the calls that make a snapshot of a key, on top of it, or mounts of it.
+// users counts the calls that make a snapshot of a key, on top of it, or mounts of it; or
+// those that end a lease or take a key out of it.
 type users struct{ begun, ended atomic.Int64 }
 
 // newFamily makes a family. Where that cannot have the image that it is to have, it is
@@ -117,14 +119,20 @@ func (f *family) use(k int8) (end func()) {
 	if k == model.None {
 		return func() {}
 	}
-	f.users[k].begun.Add(1)
-	return func() { f.users[k].ended.Add(1) }
+	return f.users[k].enter()
 }
 
 // watch returns what tells whether a use of the key was under way since.
-func (f *family) watch(k int8) (used func() bool) {
-	ended := f.users[k].ended.Load()
-	return func() bool { return f.users[k].begun.Load() > ended }
+func (f *family) watch(k int8) (used func() bool) { return f.users[k].watch() }
+
+func (u *users) enter() (leave func()) {
+	u.begun.Add(1)
+	return func() { u.ended.Add(1) }
+}
+
+func (u *users) watch() (entered func() bool) {
+	ended := u.ended.Load()
+	return func() bool { return u.begun.Load() > ended }
 }
 
 // end looks at the whole family a last time and lets it go.

@@ -68,7 +68,10 @@ func (c *client) addLease(ctx context.Context, l, k int8) error {
 	in := model.Input{Kind: model.AddLease, Key: k, On: model.None, Lease: l, Handle: model.None}
 	_, err := c.call(ctx, in, func(ctx context.Context) (o model.Output, err error) {
 		o.Beside = c.r.config.Faults.Any() || c.r.config.Kill > 0 || c.r.config.Fill != nil
-		return o, c.r.target.AddLease(ctx, c.lease(l), c.key(k))
+		lapsed := c.lapses[l].watch()
+		err = c.r.target.AddLease(ctx, c.lease(l), c.key(k))
+		o.Lapsed = lapsed()
+		return o, err
 	})
 	return err
 }
