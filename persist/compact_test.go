@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -104,25 +103,14 @@ func TestOpenGivesFreePagesBack(t *testing.T) {
 			if s.Ended() != InOrder || s.inode() != inode {
 				t.Errorf("at the next Open: ended %v, written anew %v", s.Ended(), s.inode() != inode)
 			}
-			keys := map[string]bool{"m": true}
-			for key := range want.records {
-				keys[key] = true
-			}
-			if got := s.load().records; !maps.Equal(keysOf(got), keys) {
-				t.Errorf("records: %v, want those of %v", got, keys)
+			want.records["m"] = active("m", "")
+			if got := s.load(); !reflect.DeepEqual(got, want) {
+				t.Errorf("at the next Open: got  %+v\nwant %+v", got, want)
 			}
 			s.close()
 			wantClosed(t, filepath.Dir(s.path))
 		})
 	}
-}
-
-func keysOf(records map[string]Record) map[string]bool {
-	keys := map[string]bool{}
-	for key := range records {
-		keys[key] = true
-	}
-	return keys
 }
 
 func TestOpenLeavesWhatIsInUse(t *testing.T) {
